@@ -1,0 +1,1 @@
+"""The CA core: authorities, profiles, policy, issuance, revocation, CRL, OCSP, audit."""
