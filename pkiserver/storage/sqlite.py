@@ -1,0 +1,210 @@
+"""SQLite behind the `Database` port: one writer thread, a few reader threads, WAL, synchronous=FULL.
+
+Writers that arrive while a commit is being synced to disk are carried out together and share the
+next sync (group commit); each runs in a savepoint, so that one that fails takes back only its own.
+A lock file serialises the writers of several processes: waiting for it is woken at once, whereas
+SQLite's own busy handler sleeps.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.storage.database import IntegrityError, Reader, Row, SQLValue, Transaction
+
+T = TypeVar("T")
+_BATCH = 64
+_BUSY_TIMEOUT_MS = 10_000
+_READERS = 3
+
+
+class _Connection:
+    """`Transaction` on a sqlite3 connection."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self.raw = raw
+
+    def one(self, sql: str, params: Sequence[SQLValue] = ()) -> Row | None:
+        row: Row | None = self._run(sql, params).fetchone()
+        return row
+
+    def all(self, sql: str, params: Sequence[SQLValue] = ()) -> list[Row]:
+        return self._run(sql, params).fetchall()
+
+    def each(self, sql: str, params: Sequence[SQLValue] = ()) -> Iterator[Row]:
+        yield from self._run(sql, params)
+
+    def execute(self, sql: str, params: Sequence[SQLValue] = ()) -> int:
+        return self._run(sql, params).rowcount
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[SQLValue]]) -> None:
+        try:
+            self.raw.executemany(sql, rows)
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(str(error)) from error
+
+    def _run(self, sql: str, params: Sequence[SQLValue]) -> sqlite3.Cursor:
+        try:
+            return self.raw.execute(sql, params)
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(str(error)) from error
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection in autocommit mode with our settings. Raises `PKIError` UNAVAILABLE."""
+    try:
+        raw = sqlite3.connect(
+            f"file:{path}?mode={'ro' if read_only else 'rwc'}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        raw.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        raw.execute("PRAGMA foreign_keys = ON")
+        raw.execute("PRAGMA cache_size = -16000")
+        if read_only:
+            raw.execute("PRAGMA query_only = ON")
+        else:
+            raw.execute("PRAGMA journal_mode = WAL")
+            raw.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        raise _unavailable(error) from error
+    return raw
+
+
+def _unavailable(error: sqlite3.Error) -> PKIError:
+    return PKIError(ErrorCode.UNAVAILABLE, f"the database does not answer: {error}")
+
+
+class _Job:
+    """One accepted write and where its outcome goes."""
+
+    def __init__(self, work: Callable[[Transaction], Any]) -> None:
+        self.work = work
+        self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, connection: _Connection) -> None:
+        try:
+            self.outcome, self.error = self.work(connection), None
+        except BaseException as error:  # handed to the caller, whatever it is
+            self.outcome, self.error = None, error
+
+    def settle(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if self.error is None:
+            self.future.set_result(self.outcome)
+        elif isinstance(self.error, sqlite3.Error):
+            self.future.set_exception(_unavailable(self.error))
+        else:
+            self.future.set_exception(self.error)
+
+
+class SQLiteDatabase:
+    """`Database` on one SQLite file. Create it after any fork: connections do not cross one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        existed = path.exists()
+        self._writer = _Connection(connect(path, read_only=False))
+        if not existed:
+            path.chmod(0o600)
+        self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        self._inline = _Connection(connect(path, read_only=True))
+        self._local = threading.local()
+        self._reader_connections: list[sqlite3.Connection] = []
+        self._readers = concurrent.futures.ThreadPoolExecutor(_READERS, "sqlite-read")
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_loop, name="sqlite-write", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    async def read(self, work: Callable[[Reader], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    async def lookup(self, work: Callable[[Reader], T]) -> T:
+        return _snapshot(self._inline, work)
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        if self._closed:
+            raise PKIError(ErrorCode.UNAVAILABLE, "the database is closed")
+        job = _Job(work)
+        self._jobs.put(job)
+        outcome: T = await asyncio.wrap_future(job.future)
+        return outcome
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown()
+        for raw in (*self._reader_connections, self._inline.raw, self._writer.raw):
+            raw.close()
+        os.close(self._lock)
+
+    def _read(self, work: Callable[[Reader], T]) -> T:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _Connection(connect(self.path, read_only=True))
+            self._reader_connections.append(connection.raw)
+        return _snapshot(connection, work)
+
+    def _write_loop(self) -> None:
+        running = True
+        while running:
+            batch = [self._jobs.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _BATCH:
+                    batch.append(self._jobs.get_nowait())
+            running = None not in batch
+            jobs = [job for job in batch if job is not None]
+            if jobs:
+                self._commit(jobs)
+            for job in jobs:
+                job.settle()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        raw = self._writer.raw
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                raw.execute("SAVEPOINT job")
+                job.run(self._writer)
+                if job.error is not None:
+                    raw.execute("ROLLBACK TO job")
+                raw.execute("RELEASE job")
+            raw.execute("COMMIT")
+        except sqlite3.Error as error:
+            for job in jobs:
+                job.error = job.error or error
+            with contextlib.suppress(sqlite3.Error):
+                raw.execute("ROLLBACK")
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def _snapshot(connection: _Connection, work: Callable[[Reader], T]) -> T:
+    try:
+        connection.raw.execute("BEGIN")
+        try:
+            return work(connection)
+        finally:
+            connection.raw.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise _unavailable(error) from error
