@@ -13,7 +13,7 @@ _SQLITE = "sqlite:///"
 
 
 def open_database(url: str, home: Path) -> Database:
-    """The database `storage.url` names; a relative SQLite path is below `home`. Raises `PKIError`."""
+    """The database `storage.url` names; a relative SQLite path is below `home`."""
     if not url.startswith(_SQLITE):
         raise configuration_error(f"storage.url: {url!r} is not of the form sqlite:///FILE")
     return SQLiteDatabase(home / url.removeprefix(_SQLITE))

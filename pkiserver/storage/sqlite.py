@@ -1,4 +1,4 @@
-"""SQLite behind the `Database` port: one writer thread, a few reader threads, WAL, synchronous=FULL.
+"""SQLite behind the `Database` port: a writer thread, a few reader threads, WAL, synchronous=FULL.
 
 Writers that arrive while a commit is being synced to disk are carried out together and share the
 next sync (group commit); each runs in a savepoint, so that one that fails takes back only its own.

@@ -1,0 +1,142 @@
+"""The values the CA core and the protocols exchange. Frozen; nothing here touches the database."""
+
+import datetime as dt
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from pkiserver.pkix.names import AltName
+from pkiserver.storage import Transaction
+
+TxHook = Callable[[Transaction], None]
+"""Work a protocol adds to one of the core's transactions; raising takes everything back."""
+
+
+class Reason(enum.StrEnum):
+    """RFC 5280 section 5.3.1, by its ASN.1 names."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    CA_COMPROMISE = "cACompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    CERTIFICATE_HOLD = "certificateHold"
+    REMOVE_FROM_CRL = "removeFromCRL"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+    AA_COMPROMISE = "aACompromise"
+
+    @property
+    def code(self) -> int:
+        """The CRLReason number; 7 is not used."""
+        return _REASON_CODES[self]
+
+
+_REASON_CODES = {
+    reason: code for code, reason in zip((0, 1, 2, 3, 4, 5, 6, 8, 9, 10), Reason, strict=True)
+}
+REASONS_BY_CODE = {code: reason for reason, code in _REASON_CODES.items()}
+
+
+class AuthorityStatus(enum.StrEnum):
+    """`pending`: its certificate is awaited from outside; `retired`: signs status only."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certification authority. `certificate` is None only while pending. `outside` are the
+    certificates above it that are not ours, nearest first; `key_id` names its key to the provider."""
+
+    name: str
+    parent: str | None
+    certificate: x509.Certificate | None
+    outside: tuple[x509.Certificate, ...]
+    key_id: str
+    spki_sha256: bytes
+    status: AuthorityStatus
+    created: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks: `protocol` ("acme", "cli", ...) and its name for the party (an account, a token).
+    In the database and the audit log it is `protocol:party`."""
+
+    protocol: str
+    party: str
+    address: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.protocol}:{self.party}"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """What a protocol asks of issuance, after it has authenticated and authorised.
+
+    `names` are the authorised names: the certificate gets exactly these, and a CSR that names
+    anything else, or lacks one, is refused. None: the protocol leaves the names to the CSR and the
+    profile. `not_before` and `not_after` are wishes within the profile. `subject_cn` is used by
+    the profile's subject template; default: the CSR's first common name.
+    """
+
+    profile: str
+    requester: Requester
+    csr: bytes
+    names: Sequence[AltName] | None = None
+    not_before: dt.datetime | None = None
+    not_after: dt.datetime | None = None
+    subject_cn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A single-use token: policy, template and lint have passed, nothing is signed yet. Only
+    `Issuance.issue` of the instance that made it accepts it, once."""
+
+    id: str
+    issuer: str
+    profile: str
+    serial: int
+    tbs: bytes = field(repr=False)
+    signature_algorithm: bytes = field(repr=False)
+    names: tuple[AltName, ...]
+    subject: str
+    spki_sha256: bytes
+    not_before: dt.datetime
+    not_after: dt.datetime
+    requester: Requester
+
+
+class CertificateStatus(enum.StrEnum):
+    """`signing`: serial and to-be-signed bytes are durable, the certificate is not there yet."""
+
+    SIGNING = "signing"
+    ISSUED = "issued"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A row of the inventory. `der` is None unless issued."""
+
+    id: str
+    issuer: str
+    serial: int
+    status: CertificateStatus
+    profile: str
+    requester: str
+    subject: str
+    spki_sha256: bytes
+    not_before: dt.datetime
+    not_after: dt.datetime
+    created: dt.datetime
+    der: bytes | None = field(repr=False)
+    revoked_at: dt.datetime | None
+    reason: Reason | None

@@ -1,0 +1,80 @@
+"""What a protocol is given and what it gives. A protocol is an object `PLUGIN` of its package:
+
+    PLUGIN = Plugin(name="acme", settings=ACMESettings, migrations=..., create=create)
+
+It is found in `registry.py` (ours) or by the entry-point group `pkiserver.protocols` (others').
+"""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from pkiserver.ca.audit import Audit
+from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.issuance import Issuance
+from pkiserver.ca.revocation import Revocation
+from pkiserver.ca.status import StatusService
+from pkiserver.clock import Clock
+from pkiserver.config import CoreSettings, Section
+from pkiserver.storage import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a protocol may use of the core."""
+
+    settings: CoreSettings
+    database: Database
+    clock: Clock
+    audit: Audit
+    authorities: Authorities
+    issuance: Issuance
+    revocation: Revocation
+    status: StatusService
+    listeners: Sequence[tuple[str, int]] = ()
+    """Our own listening addresses, so that nobody makes the server call itself."""
+    development: bool = False
+    """Started by `up`: challenge validation may reach loopback addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work on a schedule, by one worker at a time: `jobs.py` holds a lease while it runs."""
+
+    name: str
+    every: dt.timedelta
+    run: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolApp:
+    """What a protocol adds to the server.
+
+    `routes` are served over HTTPS, `plain_routes` on both listeners. `hot` are bare ASGI callables
+    by path prefix, answered in front of the framework, on both listeners if in `plain_hot`.
+    `start` runs once per process before requests are served, `stop` after the last.
+    """
+
+    routes: Sequence[BaseRoute] = ()
+    plain_routes: Sequence[BaseRoute] = ()
+    hot: Mapping[str, ASGIApp] = field(default_factory=dict)
+    plain_hot: Mapping[str, ASGIApp] = field(default_factory=dict)
+    jobs: Sequence[Job] = ()
+    start: Callable[[], Awaitable[None]] | None = None
+    stop: Callable[[], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A protocol. `settings` is the model of one `[NAME.x]` table (None: no section of its own),
+    `migrations` the folder of its SQL files (None: no tables)."""
+
+    name: str
+    settings: type[Section] | None
+    migrations: Path | None
+    create: Callable[[Services, Mapping[str, Any]], ProtocolApp]
