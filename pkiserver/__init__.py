@@ -9,7 +9,7 @@ __all__ = ["create_app"]
 
 
 def __getattr__(name: str) -> object:
-    """`create_app` is imported when first asked for, so that codecs can be used without a server."""
+    """`create_app` is imported when first asked for: codecs can be used without a server."""
     if name == "create_app":
         from pkiserver.app import create_app
 

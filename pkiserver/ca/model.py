@@ -51,7 +51,7 @@ class AuthorityStatus(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Authority:
     """A certification authority. `certificate` is None only while pending. `outside` are the
-    certificates above it that are not ours, nearest first; `key_id` names its key to the provider."""
+    certificates above it that are not ours, nearest first; the key provider knows `key_id`."""
 
     name: str
     parent: str | None

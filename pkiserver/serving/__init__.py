@@ -1,0 +1,1 @@
+"""Listeners, connections and worker processes; `pkiserver.server` is its public face."""

@@ -1,0 +1,62 @@
+"""What every connection shares, whichever HTTP version it speaks."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import structlog
+
+from pkiserver.clock import SystemClock
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pkiserver.server")
+
+_clock = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds, and the bytes a request head may have.
+
+    `idle` bounds both the wait for a request and the reading of its head, so a client that
+    dribbles header bytes is cut off like one that says nothing.
+    """
+
+    handshake: float = 10
+    idle: float = 30
+    write: float = 30
+    linger: float = 2
+    head_bytes: int = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """The connection's part of an ASGI scope."""
+
+    scheme: str
+    client: tuple[str, int] | None
+    server: tuple[str, int] | None
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Connection(Protocol):
+    """What the listener needs of an HTTP engine."""
+
+    async def serve(self) -> None:
+        """Serve requests until the connection ends; never raises but for cancellation."""
+        ...
+
+    def drain(self) -> None:
+        """Finish what is in progress, take nothing new, then close."""
+        ...
+
+
+def date_header() -> bytes:
+    """The Date field (RFC 9110 section 6.6.1), formatted once a second."""
+    return _format_date(int(_clock.now().timestamp()))
+
+
+@functools.lru_cache(maxsize=2)
+def _format_date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")

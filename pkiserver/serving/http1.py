@@ -1,0 +1,529 @@
+"""HTTP/1.1 and 1.0 for one connection: RFC 9112 framing by llhttp (httptools), ASGI above it.
+
+One coroutine per connection: it parses a head, calls the application in place, lets the
+application pull the body from the socket, then looks at the next head. Nothing is read that nobody
+asked for, so a client cannot make the server buffer, and there is no task or queue per request.
+
+Refused: what llhttp refuses (bare LF, obs-fold, Content-Length together with Transfer-Encoding...),
+HTTP versions other than 1.0 and 1.1, a missing or repeated Host in HTTP/1.1, transfer codings other
+than chunked, CONNECT, a head over `Timeouts.head_bytes`. An Upgrade header is ignored, as RFC 9110
+section 7.8 allows: Java's HTTP client offers h2c with every first request, POST included.
+"""
+
+import asyncio
+import http
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import ASGIApp, Message, Scope
+
+from pkiserver.clock import monotonic
+from pkiserver.connection import ConnectionInfo, Timeouts, date_header
+from pkiserver.web.problems import problem_body
+
+READ_SIZE = 65536
+LINGER_BYTES = 1 << 20
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
+    for status in http.HTTPStatus
+}
+_BODILESS = frozenset({204, 304})
+
+
+class ClosedByPeer(Exception):
+    """The client went away in the middle of a message."""
+
+
+@dataclass(slots=True)
+class BadRequest(Exception):
+    """The bytes are not an acceptable HTTP/1 request: answer `status` and close."""
+
+    status: int
+    detail: str
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    scope: dict[str, Any]
+    keep_alive: bool
+    http11: bool
+    expects_continue: bool
+    body: deque[bytes]
+    complete: bool = False
+
+
+class RequestParser:
+    """Turns bytes into `requests`; llhttp calls the `on_...` methods.
+
+    `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`.
+    """
+
+    def __init__(self, info: ConnectionInfo, head_bytes: int) -> None:
+        self.requests: deque[_Request] = deque()
+        self._info = info
+        self._head_limit = head_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self._in_head = False
+        self._head_size = 0
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._without_upgrade = b""
+
+    @property
+    def in_head(self) -> bool:
+        """Whether the head of a request has begun and is not complete."""
+        return self._in_head
+
+    def feed(self, data: bytes) -> None:
+        if self._in_head:
+            self._count(len(data))
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._replay(data[stop.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, BadRequest):
+                raise
+            raise cause from None
+        except httptools.HttpParserInvalidMethodError:
+            raise BadRequest(501, "the request method is not known here") from None
+        except httptools.HttpParserError as error:
+            raise BadRequest(400, f"not HTTP/1.1: {error}") from None
+
+    def _replay(self, rest: bytes) -> None:
+        """llhttp stops at an Upgrade: parse the same head again without the offer, then go on."""
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(self._without_upgrade + rest)
+
+    def _count(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._head_limit:
+            raise BadRequest(431, f"the request head is longer than {self._head_limit} bytes")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_size = 0
+        self._target = b""
+        self._headers = []
+
+    def on_url(self, part: bytes) -> None:
+        self._count(len(part))
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer section's fields (RFC 9112 section 7.1.2) are dropped
+            self._count(len(name) + len(value) + 4)
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        method = self._parser.get_method()
+        version = self._parser.get_http_version()
+        if method == b"CONNECT":
+            raise BadRequest(501, "CONNECT is for proxies")
+        if self._parser.should_upgrade():
+            self._without_upgrade = _head_without_upgrade(
+                method, self._target, version, self._headers
+            )
+            return
+        expects_continue = _check_headers(self._headers, version)
+        path, query = _split_target(self._target, method)
+        self.requests.append(
+            _Request(
+                scope={
+                    "type": "http",
+                    "asgi": {"version": "3.0", "spec_version": "2.4"},
+                    "http_version": version,
+                    "method": method.decode("ascii"),
+                    "scheme": self._info.scheme,
+                    "path": unquote(path) if "%" in path else path,
+                    "raw_path": path.encode("ascii"),
+                    "query_string": query,
+                    "root_path": "",
+                    "headers": self._headers,
+                    "client": self._info.client,
+                    "server": self._info.server,
+                    "state": {},
+                    "extensions": self._info.extensions,
+                },
+                keep_alive=self._parser.should_keep_alive(),
+                http11=version == "1.1",
+                expects_continue=expects_continue,
+                body=deque(),
+            )
+        )
+
+    def on_body(self, data: bytes) -> None:
+        self.requests[-1].body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.requests and not self._parser.should_upgrade():
+            self.requests[-1].complete = True
+
+
+def _head_without_upgrade(
+    method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]]
+) -> bytes:
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    hop = {b"upgrade", b"connection", b"http2-settings"}
+    lines += [name + b": " + value for name, value in headers if name not in hop]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+    """Checks RFC 9112 leaves to the server; returns whether the client waits for a 100."""
+    if version not in ("1.1", "1.0"):
+        raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+    hosts = 0
+    expects_continue = False
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            # Section 6.1: HTTP/1.0 has no such header, so its framing cannot be trusted.
+            if version == "1.0":
+                raise BadRequest(400, "Transfer-Encoding in HTTP/1.0")
+            if value.lower() != b"chunked":
+                raise BadRequest(501, "the only transfer coding known here is chunked")
+        elif name == b"expect" and value.lower() == b"100-continue":
+            expects_continue = version == "1.1"
+    if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112 section 3.2
+        raise BadRequest(400, "exactly one Host header is required")
+    return expects_continue
+
+
+def _split_target(target: bytes, method: bytes) -> tuple[str, bytes]:
+    """Path and query of a request target in origin, absolute or asterisk form (section 3.2)."""
+    if not target.startswith(b"/"):
+        if target == b"*" and method == b"OPTIONS":
+            return "*", b""
+        scheme, separator, rest = target.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise BadRequest(400, "the request target is not a path")
+        _, slash, path = rest.partition(b"/")
+        target = slash + path or b"/"
+    path, _, query = target.partition(b"?")
+    if b"#" in target or not path.isascii():
+        raise BadRequest(400, "the request target holds characters a URL path cannot")
+    return path.decode("ascii"), query
+
+
+class HTTP1Connection:
+    """Serves one connection until it closes. `app` must not raise for bad requests; if it does
+    raise, the client gets a 500 or, once an answer has begun, a closed connection."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        info: ConnectionInfo,
+        timeouts: Timeouts,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._app = app
+        self._info = info
+        self._timeouts = timeouts
+        self._reader = reader
+        self._writer = writer
+        self._transport = writer.transport
+        self._parser = RequestParser(info, timeouts.head_bytes)
+        self._ahead = bytearray()
+        self._broken: BadRequest | None = None
+        self._draining = False
+        self._busy = False
+        self._deadline: float | None = monotonic() + timeouts.idle
+        self._timer = asyncio.get_running_loop().call_later(timeouts.idle, self._tick)
+
+    def drain(self) -> None:
+        """Stop after the request in progress; at once if there is none."""
+        self._draining = True
+        if not self._busy:
+            self._transport.close()
+
+    async def serve(self) -> None:
+        try:
+            while request := await self._next_request():
+                self._busy = True
+                self._deadline = None
+                if not await self._answer(request) or self._draining:
+                    return
+                self._busy = False
+                self._deadline = monotonic() + self._timeouts.idle
+        except (ClosedByPeer, OSError):
+            pass
+        finally:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        """The one timer of the connection: looks whether the deadline has passed."""
+        remaining = self._timeouts.idle if self._deadline is None else self._deadline - monotonic()
+        if remaining > 0:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(remaining + 0.001, self._tick)
+        elif self._busy:
+            self._transport.abort()  # the client does not take its answer
+        else:
+            if self._parser.in_head:
+                self._refuse(BadRequest(408, "the request head took too long"))
+            self._transport.close()
+
+    async def _next_request(self) -> _Request | None:
+        """The next request, as soon as its head is complete; None when there is no more."""
+        requests = self._parser.requests
+        try:
+            while not requests:
+                if self._broken is not None:
+                    raise self._broken
+                await self._read_more()
+        except BadRequest as refusal:
+            self._refuse(refusal)
+            await self._linger()
+            return None
+        except ClosedByPeer:
+            return None
+        return requests.popleft() if requests[0].complete else requests[0]
+
+    async def _read_more(self) -> None:
+        if self._ahead:
+            data = bytes(self._ahead)
+            self._ahead.clear()
+        else:
+            data = await self._reader.read(READ_SIZE)
+        if not data:
+            raise ClosedByPeer
+        try:
+            self._parser.feed(data)
+        except BadRequest as refusal:
+            self._broken = refusal
+
+    async def _answer(self, request: _Request) -> bool:
+        """Run the application; True if the connection can carry another request."""
+        exchange = _Exchange(self, request)
+        await exchange.run()
+        if not exchange.reusable:
+            if exchange.unread:
+                await self._linger()
+            return False
+        requests = self._parser.requests
+        if requests and requests[0] is request:
+            requests.popleft()
+        return True
+
+    async def more_body(self, request: _Request) -> None:
+        """Read until `request` has body bytes or is complete."""
+        while not request.body and not request.complete:
+            if self._broken is not None:
+                raise ClosedByPeer
+            await self._read_more()
+
+    async def peer_closed(self) -> None:
+        """Return when the client has closed; what it sends meanwhile is kept for later."""
+        while len(self._ahead) < READ_SIZE:
+            data = await self._reader.read(READ_SIZE)
+            if not data:
+                return
+            self._ahead += data
+        await asyncio.get_running_loop().create_future()
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        if self._transport.get_write_buffer_size() > READ_SIZE:
+            self._deadline = monotonic() + self._timeouts.write
+            await self._writer.drain()
+            self._deadline = None
+
+    @property
+    def closing(self) -> bool:
+        return self._draining or self._broken is not None or self._transport.is_closing()
+
+    def _refuse(self, refusal: BadRequest) -> None:
+        """Answer bytes that never became a request (RFC 9457 document, connection closed)."""
+        body = problem_body(refusal.status, refusal.detail)
+        self._writer.write(
+            _STATUS_LINES[refusal.status]
+            + b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
+            + b"connection: close\r\ndate: %s\r\n\r\n" % date_header()
+            + body
+        )
+
+    async def _linger(self) -> None:
+        """Take and drop what the client still sends: closing with unread bytes would reset the
+        connection and destroy the answer on its way (RFC 9112 section 9.6)."""
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        dropped = 0
+        try:
+            async with asyncio.timeout(self._timeouts.linger):
+                while dropped < LINGER_BYTES and (data := await self._reader.read(READ_SIZE)):
+                    dropped += len(data)
+        except TimeoutError:
+            pass
+
+
+class _Exchange:
+    """One request and its response: the ASGI `receive` and `send`."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_finished",
+        "_head",
+        "_keep_alive",
+        "_remaining",
+        "_request",
+        "_started",
+        "_suppress",
+        "_taken",
+    )
+
+    def __init__(self, connection: HTTP1Connection, request: _Request) -> None:
+        self._connection = connection
+        self._request = request
+        self._head: Message | None = None
+        self._started = False
+        self._finished = False
+        self._taken = False
+        self._chunked = False
+        self._suppress = False
+        self._remaining: int | None = None
+        self._keep_alive = request.keep_alive
+
+    @property
+    def unread(self) -> bool:
+        return not self._request.complete
+
+    @property
+    def reusable(self) -> bool:
+        return self._finished and self._keep_alive and self._request.complete
+
+    async def run(self) -> None:
+        connection = self._connection
+        scope: Scope = self._request.scope
+        try:
+            await connection._app(scope, self.receive, self.send)
+        except (ClosedByPeer, OSError):
+            return
+        except Exception:
+            connection._info.log.exception("application error", path=scope["path"])
+            if not self._started:
+                self._head = None
+                await self._send_500()
+            return
+        if not self._finished and self._head is None:
+            connection._info.log.error("no answer from the application", path=scope["path"])
+            await self._send_500()
+
+    async def _send_500(self) -> None:
+        self._keep_alive = False
+        body = problem_body(500, "internal error")
+        headers = [(b"content-type", b"application/problem+json")]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def receive(self) -> Message:
+        request = self._request
+        if self._finished:
+            return {"type": "http.disconnect"}
+        if self._taken:
+            await self._connection.peer_closed()
+            return {"type": "http.disconnect"}
+        if not request.body and not request.complete:
+            if request.expects_continue and not self._started:
+                request.expects_continue = False
+                await self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                await self._connection.more_body(request)
+            except (ClosedByPeer, OSError):
+                self._keep_alive = False
+                return {"type": "http.disconnect"}
+        body = request.body.popleft() if len(request.body) == 1 else b"".join(request.body)
+        request.body.clear()
+        self._taken = request.complete
+        return {"type": "http.request", "body": body, "more_body": not request.complete}
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start" and self._head is None:
+            self._head = message
+        elif kind == "http.response.body" and self._head is not None and not self._finished:
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind}")
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        out = b""
+        if not self._started:
+            out = self._start(None if more else len(body))
+            self._started = True
+        if not self._suppress:
+            out += self._frame(body, more)
+        if not more:
+            self._finished = True
+            if self._remaining:
+                self._keep_alive = False
+                raise RuntimeError("the body is shorter than its Content-Length")
+        if out:
+            await self._connection.write(out)
+
+    def _frame(self, body: bytes, more: bool) -> bytes:
+        if self._chunked:
+            chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
+            return chunk if more else chunk + b"0\r\n\r\n"
+        if self._remaining is not None:
+            self._remaining -= len(body)
+            if self._remaining < 0:
+                self._keep_alive = False
+                raise RuntimeError("the body is longer than its Content-Length")
+        return body
+
+    def _start(self, length: int | None) -> bytes:
+        """The response head. `length` is the body's if all of it is known already."""
+        head = self._head
+        assert head is not None  # noqa: S101
+        status: int = head["status"]
+        parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in head.get("headers", ()):
+            if name == b"content-length":
+                self._remaining = int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self._keep_alive = False
+                continue
+            parts.append(b"%s: %s\r\n" % (name, value))
+        if b"".join(parts).count(b"\n") != len(parts):
+            self._keep_alive = False
+            raise RuntimeError("a line break in a response header")
+        self._suppress = self._request.scope["method"] == "HEAD" or status in _BODILESS
+        self._frame_headers(parts, status, length)
+        return b"".join(parts)
+
+    def _frame_headers(self, parts: list[bytes], status: int, length: int | None) -> None:
+        if self._remaining is None and status not in _BODILESS:
+            if length is not None:
+                self._remaining = length
+                parts.append(b"content-length: %d\r\n" % length)
+            elif self._request.http11:
+                self._chunked = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._keep_alive = False
+        if self._suppress:
+            self._remaining = None
+        if self._connection.closing or not self._request.complete:
+            self._keep_alive = False
+        if not self._keep_alive:
+            parts.append(b"connection: close\r\n")
+        elif not self._request.http11:
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"date: %s\r\n\r\n" % date_header())
+
+
+def extensions_of(scope: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scope's extensions, empty if the server gave none."""
+    extensions: Mapping[str, Any] = scope.get("extensions") or {}
+    return extensions
