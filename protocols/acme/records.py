@@ -132,7 +132,11 @@ def _json(text: str | None) -> dict[str, Any] | None:
 
 
 def external_account(row: Row) -> ExternalAccount:
-    return ExternalAccount(*row[:5], tuple(json.loads(row[5])), bool(row[6]), *row[7:])
+    identifier, directory, uses_left, expires, profile, names, trusted, note, *times = row
+    return ExternalAccount(
+        identifier, directory, uses_left, expires, profile, tuple(json.loads(names)),
+        bool(trusted), note, times[0], times[1],
+    )  # fmt: skip
 
 
 def account(row: Row) -> Account:
@@ -149,17 +153,23 @@ def identifiers_to_json(identifiers: tuple[NamedIdentifier, ...]) -> str:
 def order(row: Row) -> Order:
     identifiers = tuple(NamedIdentifier(*item) for item in json.loads(row[3]))
     return Order(
-        row[0], row[1], OrderStatus(row[2]), identifiers, row[4], bool(row[5]), *row[6:9],
-        _json(row[9]), *row[10:],
+        row[0], row[1], OrderStatus(row[2]), identifiers, row[4], bool(row[5]), row[6], row[7],
+        row[8], _json(row[9]), row[10], row[11], row[12], row[13], row[14],
     )  # fmt: skip
 
 
 def authorization(row: Row) -> Authorization:
-    return Authorization(*row[:5], bool(row[5]), AuthorizationStatus(row[6]), row[7], row[8])
+    return Authorization(
+        row[0], row[1], row[2], row[3], row[4], bool(row[5]), AuthorizationStatus(row[6]),
+        row[7], row[8],
+    )  # fmt: skip
 
 
 def challenge(row: Row) -> Challenge:
-    return Challenge(*row[:5], ChallengeStatus(row[5]), row[6], row[7], _json(row[8]))
+    return Challenge(
+        row[0], row[1], row[2], row[3], row[4], ChallengeStatus(row[5]), row[6], row[7],
+        _json(row[8]),
+    )  # fmt: skip
 
 
 def maybe(build: Callable[[Row], T], row: Row | None) -> T | None:
