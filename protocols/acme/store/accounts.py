@@ -61,15 +61,15 @@ def agree_to_terms(tx: Transaction, account_id: str) -> bool:
 
 def deactivate_account(tx: Transaction, account_id: str) -> bool:
     """Valid to deactivated, and what it had under way ends (section 7.3.6)."""
-    won = won(
+    done = won(
         tx.execute(
             "UPDATE acme_accounts SET status = 'deactivated' WHERE id = ? AND status = 'valid'",
             (account_id,),
         )
     )
-    if won:
+    if done:
         end_account_business(tx, account_id)
-    return won
+    return done
 
 
 def end_account_business(tx: Transaction, account_id: str) -> None:

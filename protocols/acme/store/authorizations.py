@@ -57,16 +57,16 @@ def usable_authorization(
 
 def deactivate_authorization(tx: Transaction, authorization_id: str) -> bool:
     """Pending or valid to deactivated (section 7.5.2); orders that wait for it become invalid."""
-    won = won(
+    done = won(
         tx.execute(
             "UPDATE acme_authorizations SET status = 'deactivated' "
             "WHERE id = ? AND status IN ('pending', 'valid')",
             (authorization_id,),
         )
     )
-    if won:
+    if done:
         _fail_orders(tx, authorization_id, None)
-    return won
+    return done
 
 
 def challenges(reader: Reader, authorization_id: str) -> list[Challenge]:
@@ -133,7 +133,7 @@ def challenge_succeeded(tx: Transaction, item: Challenge, now: int, expires: int
     """Challenge processing to valid, its authorization pending to valid and every order that
     waited for nothing else pending to ready: one transaction, so that nobody sees one without
     the other."""
-    won = won(
+    done = won(
         tx.execute(
             "UPDATE acme_challenges SET status = 'valid', validated = ?, error = NULL "
             "WHERE id = ? AND status = 'processing'",
@@ -146,9 +146,9 @@ def challenge_succeeded(tx: Transaction, item: Challenge, now: int, expires: int
             (expires, item.authorization, now),
         )
     )
-    if won:
+    if done:
         _ready_orders(tx, item.authorization)
-    return won
+    return done
 
 
 def _ready_orders(tx: Transaction, authorization_id: str) -> None:
@@ -164,21 +164,21 @@ def _ready_orders(tx: Transaction, authorization_id: str) -> None:
 
 def challenge_failed(tx: Transaction, item: Challenge, error: dict[str, Any]) -> bool:
     """Challenge processing to invalid, its authorization and the orders that need it with it."""
-    won = won(
+    done = won(
         tx.execute(
             "UPDATE acme_challenges SET status = 'invalid', error = ? "
             "WHERE id = ? AND status = 'processing'",
             (json.dumps(error), item.id),
         )
     )
-    if won and won(
+    if done and won(
         tx.execute(
             "UPDATE acme_authorizations SET status = 'invalid' WHERE id = ? AND status = 'pending'",
             (item.authorization,),
         )
     ):
         _fail_orders(tx, item.authorization, error)
-    return won
+    return done
 
 
 def _fail_orders(tx: Transaction, authorization_id: str, error: dict[str, Any] | None) -> None:
