@@ -7,10 +7,11 @@ from email.utils import formatdate
 from typing import Any, Protocol
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from pkiserver.clock import SystemClock
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("pkiserver.server")
+log: FilteringBoundLogger = structlog.get_logger("pkiserver.server")
 
 _clock = SystemClock()
 

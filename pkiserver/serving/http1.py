@@ -3,26 +3,16 @@
 One coroutine per connection: it parses a head, calls the application in place, lets the
 application pull the body from the socket, then looks at the next head. Nothing is read that nobody
 asked for, so a client cannot make the server buffer, and there is no task or queue per request.
-
-Refused: what llhttp refuses (bare LF, obs-fold, Content-Length together with Transfer-Encoding...),
-HTTP versions other than 1.0 and 1.1, a missing or repeated Host in HTTP/1.1, transfer codings other
-than chunked, CONNECT, a head over `Timeouts.head_bytes`. An Upgrade header is ignored, as RFC 9110
-section 7.8 allows: Java's HTTP client offers h2c with every first request, POST included.
 """
 
 import asyncio
 import http
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import unquote
 
-import httptools
 from starlette.types import ASGIApp, Message, Scope
 
 from pkiserver.clock import monotonic
-from pkiserver.connection import ConnectionInfo, Timeouts, date_header
+from pkiserver.serving.connection import ConnectionInfo, Timeouts, date_header, log
+from pkiserver.serving.http1_parser import BadRequest, Request, RequestParser
 from pkiserver.web.problems import problem_body
 
 READ_SIZE = 65536
@@ -37,181 +27,6 @@ _BODILESS = frozenset({204, 304})
 
 class ClosedByPeer(Exception):
     """The client went away in the middle of a message."""
-
-
-@dataclass(slots=True)
-class BadRequest(Exception):
-    """The bytes are not an acceptable HTTP/1 request: answer `status` and close."""
-
-    status: int
-    detail: str
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    scope: dict[str, Any]
-    keep_alive: bool
-    http11: bool
-    expects_continue: bool
-    body: deque[bytes]
-    complete: bool = False
-
-
-class RequestParser:
-    """Turns bytes into `requests`; llhttp calls the `on_...` methods.
-
-    `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`.
-    """
-
-    def __init__(self, info: ConnectionInfo, head_bytes: int) -> None:
-        self.requests: deque[_Request] = deque()
-        self._info = info
-        self._head_limit = head_bytes
-        self._parser = httptools.HttpRequestParser(self)
-        self._in_head = False
-        self._head_size = 0
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._without_upgrade = b""
-
-    @property
-    def in_head(self) -> bool:
-        """Whether the head of a request has begun and is not complete."""
-        return self._in_head
-
-    def feed(self, data: bytes) -> None:
-        if self._in_head:
-            self._count(len(data))
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            self._replay(data[stop.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if not isinstance(cause, BadRequest):
-                raise
-            raise cause from None
-        except httptools.HttpParserInvalidMethodError:
-            raise BadRequest(501, "the request method is not known here") from None
-        except httptools.HttpParserError as error:
-            raise BadRequest(400, f"not HTTP/1.1: {error}") from None
-
-    def _replay(self, rest: bytes) -> None:
-        """llhttp stops at an Upgrade: parse the same head again without the offer, then go on."""
-        self._parser = httptools.HttpRequestParser(self)
-        self.feed(self._without_upgrade + rest)
-
-    def _count(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._head_limit:
-            raise BadRequest(431, f"the request head is longer than {self._head_limit} bytes")
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._head_size = 0
-        self._target = b""
-        self._headers = []
-
-    def on_url(self, part: bytes) -> None:
-        self._count(len(part))
-        self._target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer section's fields (RFC 9112 section 7.1.2) are dropped
-            self._count(len(name) + len(value) + 4)
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        method = self._parser.get_method()
-        version = self._parser.get_http_version()
-        if method == b"CONNECT":
-            raise BadRequest(501, "CONNECT is for proxies")
-        if self._parser.should_upgrade():
-            self._without_upgrade = _head_without_upgrade(
-                method, self._target, version, self._headers
-            )
-            return
-        expects_continue = _check_headers(self._headers, version)
-        path, query = _split_target(self._target, method)
-        self.requests.append(
-            _Request(
-                scope={
-                    "type": "http",
-                    "asgi": {"version": "3.0", "spec_version": "2.4"},
-                    "http_version": version,
-                    "method": method.decode("ascii"),
-                    "scheme": self._info.scheme,
-                    "path": unquote(path) if "%" in path else path,
-                    "raw_path": path.encode("ascii"),
-                    "query_string": query,
-                    "root_path": "",
-                    "headers": self._headers,
-                    "client": self._info.client,
-                    "server": self._info.server,
-                    "state": {},
-                    "extensions": self._info.extensions,
-                },
-                keep_alive=self._parser.should_keep_alive(),
-                http11=version == "1.1",
-                expects_continue=expects_continue,
-                body=deque(),
-            )
-        )
-
-    def on_body(self, data: bytes) -> None:
-        self.requests[-1].body.append(data)
-
-    def on_message_complete(self) -> None:
-        if self.requests and not self._parser.should_upgrade():
-            self.requests[-1].complete = True
-
-
-def _head_without_upgrade(
-    method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]]
-) -> bytes:
-    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
-    hop = {b"upgrade", b"connection", b"http2-settings"}
-    lines += [name + b": " + value for name, value in headers if name not in hop]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _check_headers(headers: list[tuple[bytes, bytes]], version: str) -> bool:
-    """Checks RFC 9112 leaves to the server; returns whether the client waits for a 100."""
-    if version not in ("1.1", "1.0"):
-        raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
-    hosts = 0
-    expects_continue = False
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
-            # Section 6.1: HTTP/1.0 has no such header, so its framing cannot be trusted.
-            if version == "1.0":
-                raise BadRequest(400, "Transfer-Encoding in HTTP/1.0")
-            if value.lower() != b"chunked":
-                raise BadRequest(501, "the only transfer coding known here is chunked")
-        elif name == b"expect" and value.lower() == b"100-continue":
-            expects_continue = version == "1.1"
-    if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112 section 3.2
-        raise BadRequest(400, "exactly one Host header is required")
-    return expects_continue
-
-
-def _split_target(target: bytes, method: bytes) -> tuple[str, bytes]:
-    """Path and query of a request target in origin, absolute or asterisk form (section 3.2)."""
-    if not target.startswith(b"/"):
-        if target == b"*" and method == b"OPTIONS":
-            return "*", b""
-        scheme, separator, rest = target.partition(b"://")
-        if not separator or scheme.lower() not in (b"http", b"https"):
-            raise BadRequest(400, "the request target is not a path")
-        _, slash, path = rest.partition(b"/")
-        target = slash + path or b"/"
-    path, _, query = target.partition(b"?")
-    if b"#" in target or not path.isascii():
-        raise BadRequest(400, "the request target holds characters a URL path cannot")
-    return path.decode("ascii"), query
 
 
 class HTTP1Connection:
@@ -273,7 +88,7 @@ class HTTP1Connection:
                 self._refuse(BadRequest(408, "the request head took too long"))
             self._transport.close()
 
-    async def _next_request(self) -> _Request | None:
+    async def _next_request(self) -> Request | None:
         """The next request, as soon as its head is complete; None when there is no more."""
         requests = self._parser.requests
         try:
@@ -302,10 +117,12 @@ class HTTP1Connection:
         except BadRequest as refusal:
             self._broken = refusal
 
-    async def _answer(self, request: _Request) -> bool:
+    async def _answer(self, request: Request) -> bool:
         """Run the application; True if the connection can carry another request."""
         exchange = _Exchange(self, request)
         await exchange.run()
+        if self._broken is not None and not exchange.started:
+            self._refuse(self._broken)
         if not exchange.reusable:
             if exchange.unread:
                 await self._linger()
@@ -315,7 +132,7 @@ class HTTP1Connection:
             requests.popleft()
         return True
 
-    async def more_body(self, request: _Request) -> None:
+    async def more_body(self, request: Request) -> None:
         """Read until `request` has body bytes or is complete."""
         while not request.body and not request.complete:
             if self._broken is not None:
@@ -372,6 +189,7 @@ class _Exchange:
     __slots__ = (
         "_chunked",
         "_connection",
+        "_disconnected",
         "_finished",
         "_head",
         "_keep_alive",
@@ -382,7 +200,7 @@ class _Exchange:
         "_taken",
     )
 
-    def __init__(self, connection: HTTP1Connection, request: _Request) -> None:
+    def __init__(self, connection: HTTP1Connection, request: Request) -> None:
         self._connection = connection
         self._request = request
         self._head: Message | None = None
@@ -390,9 +208,14 @@ class _Exchange:
         self._finished = False
         self._taken = False
         self._chunked = False
+        self._disconnected = False
         self._suppress = False
         self._remaining: int | None = None
         self._keep_alive = request.keep_alive
+
+    @property
+    def started(self) -> bool:
+        return self._started
 
     @property
     def unread(self) -> bool:
@@ -410,13 +233,13 @@ class _Exchange:
         except (ClosedByPeer, OSError):
             return
         except Exception:
-            connection._info.log.exception("application error", path=scope["path"])
+            log.exception("application error", path=scope["path"])
             if not self._started:
                 self._head = None
                 await self._send_500()
             return
-        if not self._finished and self._head is None:
-            connection._info.log.error("no answer from the application", path=scope["path"])
+        if not self._disconnected and not self._finished and self._head is None:
+            log.error("no answer from the application", path=scope["path"])
             await self._send_500()
 
     async def _send_500(self) -> None:
@@ -440,6 +263,7 @@ class _Exchange:
             try:
                 await self._connection.more_body(request)
             except (ClosedByPeer, OSError):
+                self._disconnected = True
                 self._keep_alive = False
                 return {"type": "http.disconnect"}
         body = request.body.popleft() if len(request.body) == 1 else b"".join(request.body)
@@ -521,9 +345,3 @@ class _Exchange:
         elif not self._request.http11:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"date: %s\r\n\r\n" % date_header())
-
-
-def extensions_of(scope: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The scope's extensions, empty if the server gave none."""
-    extensions: Mapping[str, Any] = scope.get("extensions") or {}
-    return extensions

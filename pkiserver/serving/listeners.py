@@ -10,8 +10,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from pkiserver.errors import PKIError, configuration_error
+from pkiserver.errors import configuration_error
 from pkiserver.serving.connection import Timeouts
+from pkiserver.web.peer import Peer
 
 BACKLOG = 1024
 
@@ -133,7 +134,7 @@ def _ask_for_certificate(context: ssl.SSLContext, bundle: bytes, required: bool)
 
 
 def tls_stamp(listener: Listener) -> object:
-    """Differs when the files or the client CA bundle have changed. OSError, PKIError as they come."""
+    """Differs when the files or the client CA bundle changed. OSError, PKIError as they come."""
     tls = listener.tls
     if tls is None:
         return None
@@ -146,36 +147,23 @@ def _file_stamp(path: Path) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def tls_extension(ssl_object: Any) -> dict[str, Any]:
-    """The ASGI `tls` extension for an `ssl.SSLObject` whose handshake is done."""
+def peer_of(ssl_object: Any, address: str) -> Peer:
+    """What a finished handshake says about the client. `ssl_object` is an `ssl.SSLObject`."""
     version: str = ssl_object.version()
     certificate: bytes | None = ssl_object.getpeercert(binary_form=True)
-    return {
-        "version": version,
-        "cipher_suite": ssl_object.cipher()[0],
-        "certificate_der": certificate,
-        "chain_der": _rest_of_chain(ssl_object) if certificate else (),
+    return Peer(
+        address=address,
+        certificate_der=certificate,
+        chain_der=_rest_of_chain(ssl_object) if certificate else (),
+        tls_version=version,
         # RFC 5929's tls-unique is not defined for TLS 1.3 (RFC 8446 appendix C.5).
-        "tls_unique": None if version == "TLSv1.3" else ssl_object.get_channel_binding("tls-unique"),
-    }
+        tls_unique=None if version == "TLSv1.3" else ssl_object.get_channel_binding("tls-unique"),
+    )
 
 
 def _rest_of_chain(ssl_object: Any) -> tuple[bytes, ...]:
     """The verified chain without the leaf; Python 3.13 made public what 3.10 brought."""
-    getter = getattr(ssl_object, "get_verified_chain", None)
-    if getter is not None:
-        return tuple(getter()[1:])
+    if hasattr(ssl_object, "get_verified_chain"):
+        return tuple(ssl_object.get_verified_chain()[1:])
     chain = ssl_object._sslobj.get_verified_chain() or ()
     return tuple(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain[1:])
-
-
-__all__ = [
-    "BACKLOG",
-    "Listener",
-    "PKIError",
-    "TLSFiles",
-    "bind",
-    "tls_context",
-    "tls_extension",
-    "tls_stamp",
-]

@@ -1,6 +1,6 @@
 """Who is at the other end: the client certificate, the TLS channel, the address.
 
-The server puts the ASGI `tls` extension into every scope that came over TLS; `peer` reads it and
+The server puts a `Peer` into the extensions of every scope that came over TLS; `peer` reads it and
 `client_address` looks through trusted proxies. Nothing else knows where these come from.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from pkiserver.errors import configuration_error
 
+PEER_EXTENSION = "pkiserver.peer"
 MAX_FORWARDED_HOPS = 20
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -35,17 +36,10 @@ class Peer:
 
 def peer(scope: Mapping[str, Any]) -> Peer:
     """The peer of an ASGI scope: the next hop, which may be a proxy."""
-    tls = (scope.get("extensions") or {}).get("tls")
-    address = scope["client"][0] if scope.get("client") else ""
-    if tls is None:
-        return Peer(address)
-    return Peer(
-        address=address,
-        certificate_der=tls["certificate_der"],
-        chain_der=tls["chain_der"],
-        tls_version=tls["version"],
-        tls_unique=tls["tls_unique"],
-    )
+    known: Peer | None = (scope.get("extensions") or {}).get(PEER_EXTENSION)
+    if known is not None:
+        return known
+    return Peer(scope["client"][0] if scope.get("client") else "")
 
 
 class TrustedProxies:

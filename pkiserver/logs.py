@@ -1,0 +1,155 @@
+"""Structured logs: one event per line, JSON or text, the same for our loggers and the libraries'.
+
+`structlog.get_logger("pkiserver.area")` everywhere. Values under a name that sounds like a secret
+are replaced, bytes and unknown objects are shown by type only, and tracebacks carry no local
+variables, so that a careless call does not put a key into the log.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+HIDDEN = "[hidden]"
+
+_SECRET_NAME = re.compile(
+    r"(^|_)(password|passphrase|passwd|secret|token|challenge_password|authorization|cookie"
+    r"|hmac|private_key|key_pem|pin)$",
+    re.IGNORECASE,
+)
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@+*,-]+")
+_LINE_BREAKERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def configure(
+    *,
+    style: Literal["json", "console"] = "json",
+    level: str = "info",
+    stream: TextIO | None = None,
+    cache: bool = True,
+) -> None:
+    """Sets up structlog and the standard library's logging, once per process.
+
+    `cache` fixes each logger at its first use; tests that configure twice turn it off.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    output = stream or sys.stderr
+    processors = _processors(style)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_LineFactory(output),
+        cache_logger_on_first_use=cache,
+    )
+    root = logging.getLogger()
+    root.handlers = [_Forward(processors, output)]
+    root.setLevel(max(number, logging.WARNING))
+
+
+def _processors(style: str) -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        _add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        hide_secrets,
+        _render_json if style == "json" else _render_console,
+    ]
+
+
+class _Line:
+    """Writes one rendered event; the filtering logger calls the method of the level."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self.name = name
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    debug = info = warning = error = critical = exception = fatal = log = msg
+
+
+class _LineFactory:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, *args: Any) -> _Line:
+        return _Line(str(args[0]) if args else "pkiserver", self._stream)
+
+
+class _Forward(logging.Handler):
+    """Sends what libraries log through the same processors."""
+
+    def __init__(self, processors: list[Processor], stream: TextIO) -> None:
+        super().__init__()
+        self._processors = processors
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: Any = {"event": record.getMessage(), "exc_info": record.exc_info}
+            target = _Line(record.name, self._stream)
+            for processor in self._processors:
+                event = processor(target, record.levelname.lower(), event)
+            target.msg(event)
+        except Exception:
+            self.handleError(record)
+
+
+def _add_logger_name(logger: Any, method: str, event: EventDict) -> EventDict:
+    event["logger"] = getattr(logger, "name", "pkiserver")
+    return event
+
+
+def hide_secrets(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Replaces the values of secret-sounding names, also inside mappings and lists."""
+    for name, value in event.items():
+        event[name] = _shown(name, value)
+    return event
+
+
+def _shown(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if _SECRET_NAME.search(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _shown(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_shown(name, inner) for inner in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(value)} bytes>"
+    return f"<{type(value).__name__}>"
+
+
+def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    return json.dumps(event)
+
+
+def _render_console(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    time, level = event.pop("timestamp"), event.pop("level")
+    text, logger_name = event.pop("event"), event.pop("logger")
+    exception = event.pop("exception", "")
+    pairs = "".join(f" {name}={_quoted(value)}" for name, value in event.items())
+    line = f"{time} {level:<8} {logger_name}: {_printable(str(text))}{pairs}"
+    return f"{line}\n{_printable(str(exception))}" if exception else line
+
+
+def _quoted(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a client must not steer the terminal of whoever reads this."""
+    return _LINE_BREAKERS.sub("?", text)

@@ -1,0 +1,197 @@
+"""HTTP/1 request heads and bodies out of bytes, by llhttp (httptools). No I/O.
+
+Refused: what llhttp refuses (bare LF, obs-fold, Content-Length together with Transfer-Encoding...),
+HTTP versions other than 1.0 and 1.1, a missing or repeated Host in HTTP/1.1, transfer codings other
+than chunked, CONNECT, a head that is too long. An Upgrade header is ignored, as RFC 9110 section
+7.8 allows: Java's HTTP client offers h2c with every first request, POST included.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+
+from pkiserver.serving.connection import ConnectionInfo
+
+
+@dataclass(slots=True)
+class BadRequest(Exception):
+    """The bytes are not an acceptable HTTP/1 request: answer `status` and close."""
+
+    status: int
+    detail: str
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    scope: dict[str, Any]
+    keep_alive: bool
+    http11: bool
+    expects_continue: bool
+    body: deque[bytes]
+    complete: bool = False
+
+
+class RequestParser:
+    """Turns bytes into `requests`; llhttp calls the `on_...` methods.
+
+    `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`.
+    """
+
+    def __init__(self, info: ConnectionInfo, head_bytes: int) -> None:
+        self.requests: deque[Request] = deque()
+        self._info = info
+        self._head_limit = head_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self._in_head = False
+        self._head_size = 0
+        self._unfinished = 0  # bytes of a line that llhttp has not handed over yet
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._without_upgrade = b""
+
+    @property
+    def in_head(self) -> bool:
+        """Whether the head of a request has begun and is not complete."""
+        return self._in_head
+
+    def feed(self, data: bytes) -> None:
+        self._unfinished += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._replay(data[stop.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, BadRequest):
+                raise
+            raise cause from None
+        except httptools.HttpParserInvalidMethodError:
+            raise BadRequest(501, "the request method is not known here") from None
+        except httptools.HttpParserError as error:
+            raise BadRequest(400, f"not HTTP/1.1: {error}") from None
+        if self._in_head:
+            self._check_size()
+
+    def _replay(self, rest: bytes) -> None:
+        """llhttp stops at an Upgrade: parse the same head again without the offer, then go on."""
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(self._without_upgrade + rest)
+
+    def _count(self, size: int) -> None:
+        self._head_size += size
+        self._unfinished = 0
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if self._head_size + self._unfinished > self._head_limit:
+            raise BadRequest(431, f"the request head is longer than {self._head_limit} bytes")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_size = self._unfinished = 0
+        self._target = b""
+        self._headers = []
+
+    def on_url(self, part: bytes) -> None:
+        self._count(len(part))
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer section's fields (RFC 9112 section 7.1.2) are dropped
+            self._count(len(name) + len(value) + 4)
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        method = self._parser.get_method()
+        version = self._parser.get_http_version()
+        if method == b"CONNECT":
+            raise BadRequest(501, "CONNECT is for proxies")
+        if self._parser.should_upgrade():
+            self._without_upgrade = _head_without_upgrade(
+                method, self._target, version, self._headers
+            )
+            return
+        expects_continue = _check_headers(self._headers, version)
+        path, query = _split_target(self._target, method)
+        self.requests.append(
+            Request(
+                scope={
+                    "type": "http",
+                    "asgi": {"version": "3.0", "spec_version": "2.4"},
+                    "http_version": version,
+                    "method": method.decode("ascii"),
+                    "scheme": self._info.scheme,
+                    "path": unquote(path) if "%" in path else path,
+                    "raw_path": path.encode("ascii"),
+                    "query_string": query,
+                    "root_path": "",
+                    "headers": self._headers,
+                    "client": self._info.client,
+                    "server": self._info.server,
+                    "state": {},
+                    "extensions": dict(self._info.extensions),
+                },
+                keep_alive=self._parser.should_keep_alive(),
+                http11=version == "1.1",
+                expects_continue=expects_continue,
+                body=deque(),
+            )
+        )
+
+    def on_body(self, data: bytes) -> None:
+        self.requests[-1].body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.requests and not self._parser.should_upgrade():
+            self.requests[-1].complete = True
+
+
+def _head_without_upgrade(
+    method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]]
+) -> bytes:
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    hop = {b"upgrade", b"connection", b"http2-settings"}
+    lines += [name + b": " + value for name, value in headers if name not in hop]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+    """Checks RFC 9112 leaves to the server; returns whether the client waits for a 100."""
+    if version not in ("1.1", "1.0"):
+        raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+    hosts = 0
+    expects_continue = False
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            # Section 6.1: HTTP/1.0 has no such header, so its framing cannot be trusted.
+            if version == "1.0":
+                raise BadRequest(400, "Transfer-Encoding in HTTP/1.0")
+            if value.lower() != b"chunked":
+                raise BadRequest(501, "the only transfer coding known here is chunked")
+        elif name == b"expect" and value.lower() == b"100-continue":
+            expects_continue = version == "1.1"
+    if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112 section 3.2
+        raise BadRequest(400, "exactly one Host header is required")
+    return expects_continue
+
+
+def _split_target(target: bytes, method: bytes) -> tuple[str, bytes]:
+    """Path and query of a request target in origin, absolute or asterisk form (section 3.2)."""
+    if not target.startswith(b"/"):
+        if target == b"*" and method == b"OPTIONS":
+            return "*", b""
+        scheme, separator, rest = target.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise BadRequest(400, "the request target is not a path")
+        _, slash, path = rest.partition(b"/")
+        target = slash + path or b"/"
+    path, _, query = target.partition(b"?")
+    if b"#" in target or not path.isascii():
+        raise BadRequest(400, "the request target holds characters a URL path cannot")
+    return path.decode("ascii"), query

@@ -1,0 +1,102 @@
+"""Limits on what a client may send: length of the URL, of the head, of the body, and time.
+
+Pure functions and one `receive` wrapper; `edge.Edge` applies them to every request. A handler that
+wants less than the edge allows says so with `read_body(request, limit)`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from pkiserver.web.problems import HTTPProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes, counts and seconds. `body_seconds` is for the whole body, so that a client sending a
+    byte now and then is cut off too."""
+
+    url_bytes: int = 4096
+    header_bytes: int = 16384
+    header_count: int = 100
+    body_bytes: int = 1 << 20
+    body_seconds: float = 30.0
+
+
+def body_too_large(limit: int) -> HTTPProblem:
+    return HTTPProblem(413, f"the request body may have at most {limit} bytes")
+
+
+def check_head(scope: Mapping[str, Any], limits: Limits) -> None:
+    """Refuses a request by its head alone: HTTPProblem 400, 413, 414 or 431."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > limits.url_bytes:
+        raise HTTPProblem(414, f"the URL may have at most {limits.url_bytes} bytes")
+    headers = scope["headers"]
+    if len(headers) > limits.header_count:
+        raise HTTPProblem(431, f"at most {limits.header_count} header fields are accepted")
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name == b"content-length":
+            _check_content_length(value, limits.body_bytes)
+    if size > limits.header_bytes:
+        raise HTTPProblem(431, f"the header fields may have at most {limits.header_bytes} bytes")
+
+
+def _check_content_length(value: bytes, limit: int) -> None:
+    if not value.isdigit() or len(value) > 19:  # RFC 9110 section 8.6: 1*DIGIT
+        raise HTTPProblem(400, "Content-Length is not a number")
+    if int(value) > limit:
+        raise body_too_large(limit)
+
+
+class LimitedReceive:
+    """An ASGI `receive` that raises HTTPProblem 413 or 408 instead of reading on."""
+
+    __slots__ = ("_complete", "_deadline", "_inner", "_left", "_limits", "_loop")
+
+    def __init__(self, inner: Receive, limits: Limits) -> None:
+        self._inner = inner
+        self._limits = limits
+        self._left = limits.body_bytes
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + limits.body_seconds
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        if self._complete:  # what follows the body is only ever the disconnect: no limit on that
+            return await self._inner()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._inner()
+        except TimeoutError:
+            raise HTTPProblem(
+                408,
+                f"the request body did not arrive within {self._limits.body_seconds:g} s",
+                headers={"Connection": "close"},
+            ) from None
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                raise body_too_large(self._limits.body_bytes)
+            self._complete = not message.get("more_body", False)
+        return message
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, or HTTPProblem 413 as soon as it is known to be over `limit` bytes."""
+    declared = request.headers.get("content-length")
+    if declared is not None:
+        _check_content_length(declared.encode("latin-1"), limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise body_too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
