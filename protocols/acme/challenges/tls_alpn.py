@@ -109,13 +109,15 @@ def _check_name(extensions: x509.Extensions, identifier: str) -> None:
 
 
 def _is_name(name: x509.GeneralName, identifier: str) -> bool:
-    if isinstance(name, x509.DNSName):
-        return name.value.lower() == identifier.lower()
-    return isinstance(name, x509.IPAddress) and str(name.value) == _canonical(identifier)
+    """An address stands as iPAddress and a domain name as dNSName, never the other way round."""
+    address = _canonical(identifier)
+    if address is not None:
+        return isinstance(name, x509.IPAddress) and str(name.value) == address
+    return isinstance(name, x509.DNSName) and name.value.lower() == identifier.lower()
 
 
 def _canonical(identifier: str) -> str | None:
-    """An IP address as text; None for a domain name, which equals no address."""
+    """An IP address as text; None for a domain name."""
     try:
         return str(ipaddress.ip_address(identifier))
     except ValueError:
