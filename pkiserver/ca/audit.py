@@ -69,7 +69,7 @@ class Audit:
         """One row. `action` is dotted ("certificate.issue"), `object` what was acted on (an id, a
         name), `detail` never holds a secret."""
         newest = head(tx)
-        text = _canonical(detail)
+        text = _canonical(dict(detail))
         body = (
             newest.sequence + 1, epoch(self._clock.now()), actor, action, object, outcome, text,
         )  # fmt: skip
@@ -110,7 +110,7 @@ def _problem(row: Row, last: Head, anchor: Head | None) -> str | None:
     return None
 
 
-def _canonical(value: JSON) -> str:
+def _canonical(value: dict[str, JSON]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
