@@ -36,6 +36,10 @@ class Services:
     issuance: Issuance
     revocation: Revocation
     status: StatusService
+    derive_secret: Callable[[str], bytes]
+    """A secret of 32 bytes for a label, derived from the key provider's; the same every time."""
+    state: Path
+    """A folder for what the processes of this host share and may lose."""
     listeners: Sequence[tuple[str, int]] = ()
     """Our own listening addresses, so that nobody makes the server call itself."""
     development: bool = False
@@ -57,7 +61,8 @@ class ProtocolApp:
 
     `routes` are served over HTTPS, `plain_routes` on both listeners. `hot` are bare ASGI callables
     by path prefix, answered in front of the framework, on both listeners if in `plain_hot`.
-    `start` runs once per process before requests are served, `stop` after the last.
+    `recover` runs once at the start of the server, before any process serves: it ends what a crash
+    left half done. `start` runs in each process before requests are served, `stop` after the last.
     """
 
     routes: Sequence[BaseRoute] = ()
@@ -65,6 +70,7 @@ class ProtocolApp:
     hot: Mapping[str, ASGIApp] = field(default_factory=dict)
     plain_hot: Mapping[str, ASGIApp] = field(default_factory=dict)
     jobs: Sequence[Job] = ()
+    recover: Callable[[], Awaitable[None]] | None = None
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
 

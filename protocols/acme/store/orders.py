@@ -7,6 +7,7 @@ from typing import Any
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import records
 from protocols.acme.records import Order
+from protocols.acme.states import OrderStatus
 from protocols.acme.store.base import won
 
 
@@ -27,13 +28,15 @@ def order_authorizations(reader: Reader, order_id: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def insert_order(tx: Transaction, new: Order, authorizations: Iterable[str]) -> None:
+def insert_order(
+    tx: Transaction, new: Order, authorizations: Iterable[str], status: OrderStatus
+) -> None:
     """Raises `IntegrityError` if another live order replaces the same certificate."""
     error = None if new.error is None else json.dumps(new.error)
     tx.execute(
         f"INSERT INTO acme_orders ({records.ORDER}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
-            new.id, new.account, new.status, records.identifiers_to_json(new.identifiers),
+            new.id, new.account, status, records.identifiers_to_json(new.identifiers),
             new.profile, int(new.profile_sent), new.not_before, new.not_after, new.expires, error,
             new.csr_sha256, new.certificate, new.replaces, new.replaces_sent, new.created,
         ),

@@ -17,6 +17,9 @@ def crowded_since(
     return None if row is None else int(row[0])
 
 
+BATCH = 500
+"""Rows deleted in one transaction."""
+
 ACCOUNTS_OF_ADDRESS = "SELECT created FROM acme_accounts WHERE address = ?"
 ORDERS_OF_ACCOUNT = "SELECT created FROM acme_orders WHERE account = ?"
 FAILURES_OF_NAME = "SELECT at FROM acme_failures WHERE account = ? AND value = ?"
@@ -29,7 +32,7 @@ def record_failure(tx: Transaction, account_id: str, value: str, now: int) -> No
     )
 
 
-def delete_expired(tx: Transaction, before: int, batch: int = 500) -> int:
+def delete_expired(tx: Transaction, before: int, batch: int = BATCH) -> int:
     """Delete orders that expired before a moment, authorizations likewise that no order names any
     more, and old failures. Accounts and certificates stay. The number of rows of orders and
     authorizations deleted; call again while it is `batch` or more."""

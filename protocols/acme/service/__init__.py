@@ -1,0 +1,1 @@
+"""What ACME does: decisions and changes, without HTTP. One module per resource."""

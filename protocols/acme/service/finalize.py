@@ -1,0 +1,221 @@
+"""Finalizing an order: RFC 8555 section 7.4.
+
+Order to `processing` in the transaction that records the serial, order to `valid` in the one that
+stores the certificate. Of concurrent requests exactly one issues; the others see the order as it
+then is. Signing goes on when the client does not wait; what a crash interrupts, the sweep ends."""
+
+import asyncio
+import datetime as dt
+import hashlib
+
+import structlog
+
+from pkiserver.ca.model import CertificateRequest, CertificateStatus, Prepared, Requester
+from pkiserver.clock import from_epoch
+from pkiserver.errors import PKIError
+from pkiserver.pkix.algorithms import spki_sha256
+from pkiserver.pkix.csr import parse as parse_csr
+from pkiserver.storage import Reader, Transaction
+from protocols.acme import jwk
+from protocols.acme.caa import check_caa
+from protocols.acme.challenges import ChallengeContext, ChallengeType, ValidationFailed
+from protocols.acme.probe import Prober, run
+from protocols.acme.problems import Problem, ProblemType
+from protocols.acme.records import Account, Challenge, Order
+from protocols.acme.service.directory import Directory
+from protocols.acme.service.names import alt_name
+from protocols.acme.service.orders import Orders, OrderState
+from protocols.acme.service.validation import PROBLEM_OF_FAILURE
+from protocols.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
+from protocols.acme.store import authorizations as authorization_store
+from protocols.acme.store import orders as store
+
+log = structlog.get_logger("protocols.acme.finalize")
+
+PATIENCE = 5.0
+"""Seconds a finalize request waits for the certificate before it answers `processing`."""
+
+
+class Finalizer:
+    """Issues the certificates of one directory's orders."""
+
+    def __init__(self, directory: Directory, orders: Orders, prober: Prober) -> None:
+        self._directory = directory
+        self._services = directory.services
+        self._orders = orders
+        self._prober = prober
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def finalize(
+        self, account: Account, order_id: str, csr: bytes, address: str
+    ) -> OrderState:
+        """The order after the request: valid, or processing if that takes long."""
+        state = await self._orders.get(account, order_id)
+        digest = hashlib.sha256(csr).digest()
+        if self._repeated(state, digest):
+            return state
+        if state.status is not OrderStatus.READY:
+            raise _not_ready(state.status)
+        self._refuse_account_key(account, csr)
+        await self._check_caa(account, state)
+        prepared = await self._services.issuance.prepare(
+            self._request(account, state, csr, address)
+        )
+        try:
+            await self._issue(account, state, prepared, digest)
+        except Problem as problem:
+            current = await self._orders.get(account, order_id)
+            if self._repeated(current, digest):
+                return current
+            raise problem
+        return await self._orders.get(account, order_id)
+
+    def _repeated(self, state: OrderState, digest: bytes) -> bool:
+        """The same CSR again, for an order it was accepted for: answered with the order."""
+        accepted = state.status in (OrderStatus.PROCESSING, OrderStatus.VALID)
+        return accepted and state.order.csr_sha256 == digest
+
+    def _refuse_account_key(self, account: Account, csr: bytes) -> None:
+        """RFC 8555 section 11.1: the account key must not be certified."""
+        if parse_csr(csr).spki_sha256 == spki_sha256(jwk.load(account.jwk)):
+            raise Problem(ProblemType.BAD_CSR, "the CSR is for the account's own key")
+
+    def _request(
+        self, account: Account, state: OrderState, csr: bytes, address: str
+    ) -> CertificateRequest:
+        order = state.order
+        return CertificateRequest(
+            profile=order.profile,
+            requester=Requester("acme", account.id, address),
+            csr=csr,
+            names=[alt_name(identifier) for identifier in order.identifiers],
+            not_before=_moment(order.not_before),
+            not_after=_moment(order.not_after),
+        )
+
+    async def _issue(
+        self, account: Account, state: OrderState, prepared: Prepared, digest: bytes
+    ) -> None:
+        order_id = state.order.id
+
+        def reserve(tx: Transaction) -> None:
+            self._require_authorized(tx, account, state)
+            if not store.begin_issuance(tx, order_id, digest, prepared.id):
+                raise _not_ready(None)
+
+        def complete(tx: Transaction) -> None:
+            store.order_issued(tx, order_id)
+
+        async def issue() -> None:
+            await self._services.issuance.issue(prepared, on_reserved=reserve, on_issued=complete)
+
+        task = asyncio.create_task(issue())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        await asyncio.wait({task}, timeout=PATIENCE)
+        if task.done():
+            task.result()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Problem | PKIError):
+            log.error("issuing broke off; the sweep takes it up", exc_info=error)
+
+    def _require_authorized(self, tx: Transaction, account: Account, state: OrderState) -> None:
+        """Section 7.4: at this moment every authorization is valid; section 7.3.6: and the
+        account. Either may have ended since the order was read."""
+        row = tx.one("SELECT status FROM acme_accounts WHERE id = ?", (account.id,))
+        if row != ("valid",):
+            raise Problem(ProblemType.UNAUTHORIZED, "the account is not valid any more")
+        now = self._directory.now()
+        for authorization_id in state.authorizations:
+            found = authorization_store.authorization(tx, authorization_id)
+            if (
+                found is None
+                or found.status is not AuthorizationStatus.VALID
+                or found.expires <= now
+            ):
+                raise Problem(
+                    ProblemType.UNAUTHORIZED, "an authorization of the order is not valid any more"
+                )
+
+    async def _check_caa(self, account: Account, state: OrderState) -> None:
+        """RFC 8659 section 4: just before issuing, for profiles that ask for it."""
+        profile = self._services.issuance.profile(state.order.profile)
+        if not profile.caa:
+            return
+        methods = await self._services.database.lookup(
+            lambda reader: [_method(reader, item) for item in state.authorizations]
+        )
+        checks = [
+            self._check_name(account, state.order, position, method)
+            for position, method in enumerate(methods)
+        ]
+        problems = [problem for problem in await asyncio.gather(*checks) if problem is not None]
+        if problems:
+            raise Problem(
+                ProblemType.CAA, "CAA forbids issuance; see subproblems", subproblems=problems
+            )
+
+    async def _check_name(
+        self, account: Account, order: Order, position: int, method: ChallengeType
+    ) -> Problem | None:
+        identifier = order.identifiers[position]
+        settings = self._directory.settings
+        context = ChallengeContext(
+            identifier_type="ip" if identifier.type == "ip" else "dns",
+            identifier_value=identifier.value,
+            wildcard=identifier.wildcard,
+            token="",
+            key_authorization="",
+            account_url=self._directory.url("acct", account.id),
+            now=self._services.clock.now(),
+            issuer_domains=settings.caa_identities,
+        )
+        try:
+            await run(
+                check_caa(context, method),
+                self._prober,
+                timeout=settings.validation_timeout.total_seconds(),
+            )
+        except ValidationFailed as failure:
+            named = {"type": identifier.type, "value": identifier.sent}
+            return Problem(PROBLEM_OF_FAILURE[failure.kind], failure.detail, identifier=named)
+        return None
+
+    async def sweep(self, older_than: dt.timedelta) -> None:
+        """End orders a crash left in `processing`: finish their certificates, then say so."""
+        await self._services.issuance.recover(older_than)
+        stuck = await self._services.database.read(store.orders_processing)
+        for order in stuck:
+            await self._services.database.write(lambda tx, order=order: self._settle(tx, order))
+
+    def _settle(self, tx: Transaction, order: Order) -> None:
+        row = tx.one("SELECT status FROM certificates WHERE id = ?", (order.certificate,))
+        status = None if row is None else CertificateStatus(row[0])
+        if status is CertificateStatus.ISSUED:
+            store.order_issued(tx, order.id)
+        elif status is CertificateStatus.ABANDONED or status is None:
+            problem = Problem(ProblemType.SERVER_INTERNAL, "the certificate could not be issued")
+            store.order_failed(tx, order.id, problem.to_json())
+
+    async def stop(self) -> None:
+        """Let what is being signed come to its end."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=PATIENCE)
+
+
+def _not_ready(status: OrderStatus | None) -> Problem:
+    detail = "the order is not ready" + ("" if status is None else f": it is {status}")
+    return Problem(ProblemType.ORDER_NOT_READY, detail)
+
+
+def _moment(seconds: int | None) -> dt.datetime | None:
+    return None if seconds is None else from_epoch(seconds)
+
+
+def _method(reader: Reader, authorization_id: str) -> ChallengeType:
+    challenges: list[Challenge] = authorization_store.challenges(reader, authorization_id)
+    proven = [c for c in challenges if c.status is ChallengeStatus.VALID]
+    return ChallengeType(proven[0].type)

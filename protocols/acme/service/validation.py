@@ -1,0 +1,219 @@
+"""Carrying out challenges: RFC 8555 section 7.5.1 and 8.
+
+A response moves the challenge to `processing` durably, then a task of this process does the work.
+The request that started it waits a moment for the result, so that a fast answer needs no poll. What
+a crash left in `processing` is taken over by the sweep."""
+
+import asyncio
+import datetime as dt
+from typing import Any
+
+import structlog
+
+from pkiserver.clock import epoch
+from pkiserver.storage import Reader, Transaction
+from protocols.acme.challenges import (
+    ChallengeContext,
+    ChallengeType,
+    FailureKind,
+    Proof,
+    ValidationFailed,
+    start_validation,
+)
+from protocols.acme.probe import Prober, run
+from protocols.acme.problems import Problem, ProblemType
+from protocols.acme.records import Account, Authorization, Challenge
+from protocols.acme.service.directory import Directory
+from protocols.acme.service.limits import refuse_crowd
+from protocols.acme.states import AuthorizationStatus, ChallengeStatus
+from protocols.acme.store import accounts as account_store
+from protocols.acme.store import authorizations as store
+from protocols.acme.store import upkeep
+
+log = structlog.get_logger("protocols.acme.validation")
+
+PATIENCE = 0.8
+"""Seconds a challenge response waits for its result."""
+RETRY_AFTER_FAILURE = (1.0, 2.0, 4.0)
+"""Seconds before each further attempt, where trying again may help (section 8.2)."""
+_PASSING = frozenset({FailureKind.CONNECTION, FailureKind.DNS, FailureKind.TLS})
+
+
+class Validation:
+    """Validates challenges of one directory."""
+
+    def __init__(self, directory: Directory, prober: Prober) -> None:
+        self._directory = directory
+        self._services = directory.services
+        self._prober = prober
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def respond(
+        self, account: Account, challenge: Challenge, authorization: Authorization
+    ) -> None:
+        """The client says it is ready. One that is under way or over is left as it is."""
+        now = self._directory.now()
+        if challenge.status is ChallengeStatus.PENDING:
+            self._refuse_ended(authorization, now)
+            if await self._begin(account, challenge, authorization, now):
+                self._start(challenge, authorization, account)
+        task = self._tasks.get(challenge.id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=PATIENCE)
+
+    def _refuse_ended(self, authorization: Authorization, now: int) -> None:
+        if authorization.status is not AuthorizationStatus.PENDING or authorization.expires <= now:
+            raise Problem(ProblemType.MALFORMED, "the authorization is no longer pending")
+
+    async def _begin(
+        self, account: Account, challenge: Challenge, authorization: Authorization, now: int
+    ) -> bool:
+        def work(tx: Transaction) -> bool:
+            refuse_crowd(
+                tx, self._directory.settings.failures_per_name, upkeep.FAILURES_OF_NAME,
+                (account.id, authorization.value), now, "failed validations of this name",
+            )  # fmt: skip
+            return store.begin_challenge(tx, challenge.id, now)
+
+        return await self._services.database.write(work)
+
+    def _start(self, challenge: Challenge, authorization: Authorization, account: Account) -> None:
+        task = asyncio.create_task(self._validate(challenge, authorization, account))
+        self._tasks[challenge.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(challenge.id, None))
+
+    async def _validate(
+        self, challenge: Challenge, authorization: Authorization, account: Account
+    ) -> None:
+        for delay in (*RETRY_AFTER_FAILURE, None):
+            try:
+                proof = await self._attempt(challenge, authorization, account)
+            except ValidationFailed as failure:
+                if delay is None or failure.kind not in _PASSING:
+                    await self._failed(challenge, authorization, failure)
+                    return
+                await self._note(challenge, failure)
+                await asyncio.sleep(delay)
+            except Exception:
+                log.exception("validation broke off", challenge=challenge.id)
+                failure = ValidationFailed(FailureKind.SERVER_INTERNAL, "internal error")
+                await self._failed(challenge, authorization, failure)
+                return
+            else:
+                await self._succeeded(challenge, authorization, proof)
+                return
+
+    async def _attempt(
+        self, challenge: Challenge, authorization: Authorization, account: Account
+    ) -> Proof:
+        settings = self._directory.settings
+        context = ChallengeContext(
+            identifier_type="ip" if authorization.type == "ip" else "dns",
+            identifier_value=authorization.value,
+            wildcard=authorization.wildcard,
+            token=challenge.token,
+            key_authorization=f"{challenge.token}.{account.thumbprint}",
+            account_url=self._directory.url("acct", account.id),
+            now=self._services.clock.now(),
+            http01_port=settings.http01_port,
+            tls_alpn01_port=settings.tls_alpn01_port,
+            issuer_domains=settings.caa_identities,
+        )
+        return await run(
+            start_validation(ChallengeType(challenge.type), context),
+            self._prober,
+            timeout=settings.validation_timeout.total_seconds(),
+        )
+
+    async def _succeeded(
+        self, challenge: Challenge, authorization: Authorization, proof: Proof
+    ) -> None:
+        now = self._services.clock.now()
+        lifetime = max(self._directory.settings.authorization_lifetime, dt.timedelta(hours=1))
+
+        def work(tx: Transaction) -> None:
+            if store.challenge_succeeded(tx, challenge, epoch(now), epoch(now + lifetime)):
+                records = [record.members() for record in proof.records]
+                self._audit(tx, challenge, authorization, "acme.challenge.valid", records=records)
+
+        await self._services.database.write(work)
+
+    async def _failed(
+        self, challenge: Challenge, authorization: Authorization, failure: ValidationFailed
+    ) -> None:
+        now = self._directory.now()
+
+        def work(tx: Transaction) -> None:
+            if store.challenge_failed(tx, challenge, _problem(failure).to_json()):
+                upkeep.record_failure(tx, authorization.account, authorization.value, now)
+                self._audit(
+                    tx, challenge, authorization, "acme.challenge.invalid",
+                    outcome="refused", cause=failure.detail,
+                )  # fmt: skip
+
+        await self._services.database.write(work)
+
+    async def _note(self, challenge: Challenge, failure: ValidationFailed) -> None:
+        error = _problem(failure).to_json()
+        await self._services.database.write(
+            lambda tx: store.note_challenge_error(tx, challenge.id, error)
+        )
+
+    async def sweep(self, older_than: dt.timedelta) -> None:
+        """Take over challenges whose process is gone."""
+        now = self._directory.now()
+        limit = now - int(older_than.total_seconds())
+        stuck = await self._services.database.read(
+            lambda reader: store.challenges_processing(reader, limit)
+        )
+        for challenge in stuck:
+            if challenge.id not in self._tasks:
+                await self._take_over(challenge, now)
+
+    async def _take_over(self, challenge: Challenge, now: int) -> None:
+        def find(reader: Reader) -> tuple[Authorization, Account] | None:
+            authorization = store.authorization(reader, challenge.authorization)
+            account = authorization and account_store.account(
+                reader, self._directory.name, authorization.account
+            )
+            return (authorization, account) if authorization and account else None
+
+        found = await self._services.database.lookup(find)
+        if found is None:
+            return
+        if await self._services.database.write(
+            lambda tx: store.take_over_challenge(tx, challenge, now)
+        ):
+            self._start(challenge, *found)
+
+    async def stop(self) -> None:
+        """End what is under way; the sweep of the next start takes it up again."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _audit(
+        self, tx: Transaction, challenge: Challenge, authorization: Authorization, action: str, *,
+        outcome: str = "done", **detail: Any,
+    ) -> None:  # fmt: skip
+        named = {"type": challenge.type, "identifier": authorization.value}
+        self._services.audit.append(
+            tx, actor=f"acme:{authorization.account}", action=action, object=authorization.id,
+            outcome=outcome, detail={**named, **detail},
+        )  # fmt: skip
+
+
+def _problem(failure: ValidationFailed) -> Problem:
+    return Problem(PROBLEM_OF_FAILURE[failure.kind], failure.detail)
+
+
+PROBLEM_OF_FAILURE = {
+    FailureKind.CAA: ProblemType.CAA,
+    FailureKind.CONNECTION: ProblemType.CONNECTION,
+    FailureKind.DNS: ProblemType.DNS,
+    FailureKind.INCORRECT_RESPONSE: ProblemType.INCORRECT_RESPONSE,
+    FailureKind.SERVER_INTERNAL: ProblemType.SERVER_INTERNAL,
+    FailureKind.TLS: ProblemType.TLS,
+    FailureKind.UNAUTHORIZED: ProblemType.UNAUTHORIZED,
+}
