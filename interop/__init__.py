@@ -1,0 +1,1 @@
+"""Real third-party ACME clients against a running server; `pytest interop` runs them."""

@@ -1,0 +1,127 @@
+"""Options and fixtures: one running server per worker process, one directory per test."""
+
+import functools
+import http.server
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from interop import results
+from interop.dns import challenge_dns
+from interop.target import STARTERS, Target
+from interop.tools import TOP, debian, need
+
+_SERVER = "server"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("interop")
+    group.addoption("--target", choices=sorted(STARTERS), default="pkiserver")
+    group.addoption(
+        "--write-results", action="store_true", help="write the table in docs/interop.md"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Collector(config.getoption("--write-results")))
+
+
+class _Collector:
+    """Takes the rows from the reports, also those of worker processes."""
+
+    def __init__(self, write: bool) -> None:
+        self._write = write
+        self._lines: list[results.Line] = []
+        self._servers: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for name, value in report.user_properties:
+            if name == results.PROPERTY and isinstance(value, dict):
+                self._lines.append(results.line(value, report.outcome))
+            elif name == _SERVER:
+                self._servers.add(str(value))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("interop results")
+        terminalreporter.write(results.table(self._lines))
+        if self._write and self._lines:
+            path = TOP / "docs" / "interop.md"
+            results.write(path, ", ".join(sorted(self._servers)), self._lines)
+            terminalreporter.write_line(f"written: {path}")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The server under test with its mock resolver; both end with the session."""
+    need(debian("pebble-challtestsrv", "pebble"))
+    home = Path(tempfile.mkdtemp(prefix="interop-server-"))
+    try:
+        with challenge_dns(home) as dns:
+            start = STARTERS[request.config.getoption("--target")]
+            if start is STARTERS["pebble"]:
+                need(debian("pebble"))
+            with start(home, dns) as running:
+                yield running
+    finally:
+        if not os.environ.get("PKISERVER_INTEROP_KEEP"):
+            shutil.rmtree(home)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """An empty directory of this test alone."""
+    return tmp_path
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, target: Target) -> Callable[[str, str, str], results.Row]:
+    """Start this test's row of the results table: row(client, version, what)."""
+
+    def start(client: str, version: str, what: str) -> results.Row:
+        made = results.Row(client, version, what)
+        request.node.user_properties.append((results.PROPERTY, made))
+        request.node.user_properties.append((_SERVER, f"{target.name} {target.version}"))
+        return made
+
+    return start
+
+
+@pytest.fixture
+def webroot(target: Target, workdir: Path) -> Iterator[Path]:
+    """A directory served at the http-01 port, for clients that bring no server of their own."""
+    root = workdir / "webroot"
+    challenges = root / ".well-known" / "acme-challenge"
+    challenges.mkdir(parents=True)
+    handler = functools.partial(_QuietHandler, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", target.http01_port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield root
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the test prints what matters."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Rows become plain data, so that a worker process can send them."""
+    report = yield
+    report.user_properties = [
+        (name, value.to_property() if isinstance(value, results.Row) else value)
+        for name, value in report.user_properties
+    ]
+    return report

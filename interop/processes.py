@@ -1,0 +1,141 @@
+"""Child processes: bounded commands, background services ended by their own pid, free ports."""
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND_SECONDS = 60
+_TAIL = 4000
+
+
+class InteropError(AssertionError):
+    """A client, a server or a check did not do what it should; the text holds its output."""
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """`count` different TCP ports that are free on loopback now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return tuple(one.getsockname()[1] for one in sockets)
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A small, fixed environment, so that the user's own settings change no result."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        **(extra or {}),
+    }
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    seconds: float = COMMAND_SECONDS,
+    status: int | None = 0,
+) -> str:
+    """Run to the end and return stdout and stderr as one text.
+
+    Raises InteropError for another exit status than `status` (None: any) and after `seconds`.
+    """
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env=environment(cwd, env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")
+        raise InteropError(f"{shlex.join(words)}\nno end in {seconds} s\n{output[-_TAIL:]}") from None
+    output = done.stdout.decode(errors="replace")
+    if status is not None and done.returncode != status:
+        raise InteropError(f"{shlex.join(words)}\nexit {done.returncode}\n{output[-_TAIL:]}")
+    return output
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process in the background and the file that takes its output."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
+        """Poll `ready`; InteropError with the output when it exits first or `seconds` pass."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.process.poll() is not None:
+                raise InteropError(f"ended ({self.process.returncode}) before {what}\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise InteropError(f"no {what} in {seconds} s\n{self._tail()}")
+            time.sleep(0.1)
+
+    def _tail(self) -> str:
+        return self.output()[-_TAIL:]
+
+
+@contextlib.contextmanager
+def service(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stop_seconds: float = 15,
+) -> Iterator[Service]:
+    """Run in the background; at the end SIGTERM to that pid, SIGKILL after `stop_seconds`."""
+    words = [str(word) for word in command]
+    log = cwd / f"{Path(words[0]).name}-{free_ports(1)[0]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=environment(cwd, env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Service(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(stop_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def listening(port: int) -> bool:
+    """Whether something accepts TCP connections at this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def python_script(path: Path, body: str) -> Path:
+    """An executable file at `path` that runs `body` with this interpreter; a client's hook."""
+    path.write_text(f"#!{sys.executable}\n{body}")
+    path.chmod(0o755)
+    return path

