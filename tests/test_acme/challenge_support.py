@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import dns.flags
 import dns.message
@@ -209,7 +209,7 @@ class Zone(asyncio.DatagramProtocol):
             reply.flags |= dns.flags.TC
         else:
             self._fill(reply, name, kind)
-        return self.garbage or reply.to_wire()
+        return self.garbage or reply.to_wire(max_size=65535)
 
     def _fill(self, reply: dns.message.Message, name: str, kind: str) -> None:
         if self.authoritative:
@@ -229,8 +229,7 @@ class Zone(asyncio.DatagramProtocol):
             name = texts[0].rstrip(".")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         reply = self.answer(data, udp=True)

@@ -110,6 +110,14 @@ class TLSOptions:
     server_name: str
     protocol: str
 
+    def __post_init__(self) -> None:
+        try:
+            self.server_name.encode("idna")
+        except UnicodeError as error:
+            raise ValidationFailed(
+                FailureKind.TLS, f"SNI cannot carry the name {self.server_name!r}"
+            ) from error
+
     def context(self) -> ssl.SSLContext:
         """TLS 1.2 or later. The certificate is not verified: RFC 8737 section 3 checks it by its
         content, and RFC 8555 section 8.3 lets a redirect to https go without."""
@@ -138,10 +146,6 @@ async def streams(
         raise ValidationFailed(
             FailureKind.TLS if tls else FailureKind.CONNECTION,
             describe(error, peer, timeout) + during,
-        ) from error
-    except ValueError as error:
-        raise ValidationFailed(
-            FailureKind.TLS, f"TLS handshake with {peer} failed: the name cannot be sent by SNI"
         ) from error
     try:
         yield reader, writer

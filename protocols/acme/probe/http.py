@@ -61,7 +61,8 @@ class HTTPExchange:
             self._connection.receive_data(data)
             return self._advance()
         except h11.RemoteProtocolError as error:
-            raise MalformedMessage("the response is not valid HTTP/1.1") from error
+            what = "not valid HTTP/1.1" if data else "cut off by the end of the connection"
+            raise MalformedMessage(f"the response is {what}") from error
 
     def _advance(self) -> HTTPReply | None:
         while True:
@@ -76,10 +77,10 @@ class HTTPExchange:
                     return self._reply()
             elif isinstance(event, h11.EndOfMessage):
                 return self._reply()
-            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
-                raise MalformedMessage("the connection was closed before the response")
             elif event is h11.NEED_DATA:
                 return None
+            elif not isinstance(event, h11.InformationalResponse):
+                raise MalformedMessage("the server switched to another protocol")
 
     def _reply(self) -> HTTPReply:
         if self._response is None:

@@ -69,10 +69,9 @@ class NetworkProber:
         )
 
     async def fetch_http(self, request: FetchHTTP) -> HTTPAnswer:
-        tls = TLSOptions(request.host, "http/1.1") if request.scheme == "https" else None
         exchange = HTTPExchange(request.authority, request.target, self._settings.user_agent)
         try:
-            reply, reached = await self._exchange(request, exchange, tls)
+            reply, reached = await self._exchange(request, exchange)
         except ValidationFailed as failure:
             raise _during(request, failure) from failure
         return HTTPAnswer(
@@ -85,8 +84,9 @@ class NetworkProber:
         )
 
     async def _exchange(
-        self, request: FetchHTTP, exchange: HTTPExchange, tls: TLSOptions | None
+        self, request: FetchHTTP, exchange: HTTPExchange
     ) -> tuple[HTTPReply, Reached]:
+        tls = TLSOptions(request.host, "http/1.1") if request.scheme == "https" else None
         addresses = await self._dns.addresses(request.host)
         policy, limit = self._settings.policy, self._settings.connect_timeout
         sock, reached = await connect(addresses, request.port, policy, limit)
@@ -108,10 +108,10 @@ class NetworkProber:
             raise _during(request, failure) from failure
 
     async def _handshake(self, request: ProbeALPN) -> ALPNAnswer:
+        tls = TLSOptions(request.server_name, request.protocol)
         addresses = await self._dns.addresses(request.host)
         policy, limit = self._settings.policy, self._settings.connect_timeout
         sock, reached = await connect(addresses, request.port, policy, limit)
-        tls = TLSOptions(request.server_name, request.protocol)
         timeout = self._settings.exchange_timeout
         async with streams(sock, tls, str(reached), timeout) as (_, writer):
             session = writer.get_extra_info("ssl_object")
