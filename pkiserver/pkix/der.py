@@ -1,0 +1,183 @@
+"""DER tag-length-value, strictly (X.690 section 10): definite lengths in the fewest octets, tags
+below 31, nothing after the end.
+
+For the few places where the bytes themselves matter: what exactly is signed, attributes a library
+drops, structures put together around a signature. Every refusal is a `MalformedMessage`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pkiserver.errors import MalformedMessage
+
+BOOLEAN = 0x01
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+NULL = 0x05
+OBJECT_IDENTIFIER = 0x06
+UTF8_STRING = 0x0C
+PRINTABLE_STRING = 0x13
+T61_STRING = 0x14
+IA5_STRING = 0x16
+UNIVERSAL_STRING = 0x1C
+BMP_STRING = 0x1E
+SEQUENCE = 0x30
+SET = 0x31
+
+MAX_DEPTH = 32
+"""Levels of nesting; a certificate with every extension needs about 12."""
+
+_CONSTRUCTED = 0x20
+_TEXT_CODECS = {
+    UTF8_STRING: "utf-8",
+    PRINTABLE_STRING: "ascii",
+    # T.61 proper has shift sequences nobody sends; what is out there is Latin-1.
+    T61_STRING: "latin-1",
+    IA5_STRING: "ascii",
+    UNIVERSAL_STRING: "utf-32-be",
+    BMP_STRING: "utf-16-be",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TLV:
+    """One element: its tag octet, its contents octets, and the whole encoding."""
+
+    tag: int
+    contents: bytes
+    encoded: bytes
+
+    @property
+    def constructed(self) -> bool:
+        return bool(self.tag & _CONSTRUCTED)
+
+
+def read(data: bytes, offset: int = 0) -> tuple[TLV, int]:
+    """The element at `offset` and the offset after it."""
+    if offset + 2 > len(data):
+        raise MalformedMessage("truncated DER: no room for a tag and a length")
+    tag = data[offset]
+    if tag & 0x1F == 0x1F:
+        raise MalformedMessage("tags of more than one octet do not occur in PKIX")
+    start, length = _read_length(data, offset + 1)
+    end = start + length
+    if end > len(data):
+        raise MalformedMessage("truncated DER: the length runs past the end")
+    return TLV(tag, data[start:end], data[offset:end]), end
+
+
+def _read_length(data: bytes, offset: int) -> tuple[int, int]:
+    """Offset of the contents and their length (X.690 section 8.1.3, 10.1)."""
+    first = data[offset]
+    if first < 0x80:
+        return offset + 1, first
+    count = first & 0x7F
+    if not 1 <= count <= 4:
+        raise MalformedMessage("DER wants a definite length of at most four octets")
+    octets = data[offset + 1 : offset + 1 + count]
+    if len(octets) < count:
+        raise MalformedMessage("truncated DER: the length is cut off")
+    length = int.from_bytes(octets)
+    if length < 0x80 or octets[0] == 0:
+        raise MalformedMessage("a DER length is not in its shortest form")
+    return offset + 1 + count, length
+
+
+def read_one(data: bytes, tag: int | None = None) -> TLV:
+    """The only element in `data`, with this tag if one is given."""
+    element, end = read(data)
+    if end != len(data):
+        raise MalformedMessage("bytes after the end of a DER element")
+    if tag is not None and element.tag != tag:
+        raise MalformedMessage(f"expected DER tag {tag:#04x}, found {element.tag:#04x}")
+    return element
+
+
+def children(contents: bytes) -> tuple[TLV, ...]:
+    """All the elements in the contents of a constructed one."""
+    found: list[TLV] = []
+    offset = 0
+    while offset < len(contents):
+        element, offset = read(contents, offset)
+        found.append(element)
+    return tuple(found)
+
+
+def sequence_of(data: bytes) -> tuple[TLV, ...]:
+    """The members of the SEQUENCE that `data` is."""
+    return children(read_one(data, SEQUENCE).contents)
+
+
+def walk(data: bytes, depth: int = 0) -> Iterator[TLV]:
+    """Every element in `data`, outermost first; so the whole tree is known to be strict DER."""
+    if depth > MAX_DEPTH:
+        raise MalformedMessage(f"DER nested deeper than {MAX_DEPTH} levels")
+    for element in children(data):
+        yield element
+        if element.constructed:
+            yield from walk(element.contents, depth + 1)
+
+
+def decode_oid(contents: bytes) -> str:
+    """Dotted text of an OBJECT IDENTIFIER's contents octets (X.690 section 8.19)."""
+    if not contents or contents[-1] & 0x80:
+        raise MalformedMessage("truncated object identifier")
+    arcs: list[int] = []
+    value = 0
+    for octet in contents:
+        if value == 0 and octet == 0x80:
+            raise MalformedMessage("object identifier arc with a leading zero")
+        value = value << 7 | octet & 0x7F
+        # X.667: the longest arcs in use are 128-bit UUIDs.
+        if value.bit_length() > 128:
+            raise MalformedMessage("object identifier arc beyond 128 bits")
+        if not octet & 0x80:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:]))
+
+
+def decode_text(element: TLV) -> str:
+    """The text of any of the string types of X.680 that certificates use."""
+    codec = _TEXT_CODECS.get(element.tag)
+    if codec is None:
+        raise MalformedMessage(f"DER tag {element.tag:#04x} is not a character string")
+    try:
+        return element.contents.decode(codec)
+    except UnicodeDecodeError as error:
+        raise MalformedMessage(f"not valid text for DER tag {element.tag:#04x}") from error
+
+
+def encode(tag: int, *contents: bytes) -> bytes:
+    """One element around the given pieces of contents."""
+    body = b"".join(contents)
+    if len(body) < 0x80:
+        return bytes((tag, len(body))) + body
+    length = len(body).to_bytes((len(body).bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(length))) + length + body
+
+
+def encode_integer(value: int) -> bytes:
+    """INTEGER, positive or not."""
+    size = (value + (value < 0)).bit_length() // 8 + 1
+    return encode(INTEGER, value.to_bytes(size, signed=True))
+
+
+def encode_oid(dotted: str) -> bytes:
+    """OBJECT IDENTIFIER from dotted text of our own (a `ValueError` otherwise)."""
+    first, second, *rest = (int(arc) for arc in dotted.split("."))
+    return encode(OBJECT_IDENTIFIER, *(_base128(arc) for arc in (40 * first + second, *rest)))
+
+
+def _base128(value: int) -> bytes:
+    octets = [value & 0x7F]
+    while value := value >> 7:
+        octets.append(value & 0x7F | 0x80)
+    return bytes(reversed(octets))
+
+
+def encode_bit_string(octets: bytes) -> bytes:
+    """BIT STRING of whole octets."""
+    return encode(BIT_STRING, b"\x00", octets)
