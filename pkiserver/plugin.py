@@ -22,6 +22,7 @@ from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock
 from pkiserver.config import CoreSettings, Section
 from pkiserver.storage import Database
+from pkiserver.web.problems import Render
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class ProtocolApp:
 
     `routes` are served over HTTPS, `plain_routes` on both listeners. `hot` are bare ASGI callables
     by path prefix, answered in front of the framework, on both listeners if in `plain_hot`.
-    `recover` runs once at the start of the server, before any process serves: it ends what a crash
+    `forms` say how refusals look that
+    the HTTP edge makes before any route is known, by path prefix. `recover` runs once at the start of the server, before any process serves: it ends what a crash
     left half done. `start` runs in each process before requests are served, `stop` after the last.
     """
 
@@ -69,6 +71,7 @@ class ProtocolApp:
     plain_routes: Sequence[BaseRoute] = ()
     hot: Mapping[str, ASGIApp] = field(default_factory=dict)
     plain_hot: Mapping[str, ASGIApp] = field(default_factory=dict)
+    forms: Mapping[str, Render] = field(default_factory=dict)
     jobs: Sequence[Job] = ()
     recover: Callable[[], Awaitable[None]] | None = None
     start: Callable[[], Awaitable[None]] | None = None

@@ -8,10 +8,11 @@ cause."""
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pkiserver.errors import PKIError
@@ -157,6 +158,14 @@ def _as_problem(error: Exception) -> Problem:
     if isinstance(error, PKIError):
         return problem_from(error)
     raise error
+
+
+def problem_form(problem: HTTPProblem) -> Response:
+    """Refusals made in front of this application, in its form."""
+    reply = _problem_reply(_as_problem(problem))
+    return Response(
+        _dump(cast(Mapping[str, Any], reply.body)), reply.status, problem.headers, PROBLEM_JSON
+    )
 
 
 def _not_allowed(allowed: str) -> HTTPProblem:

@@ -11,7 +11,7 @@ from starlette.routing import Mount
 from pkiserver.errors import configuration_error
 from pkiserver.plugin import Job, Plugin, ProtocolApp, Services
 from protocols.acme.endpoints import Endpoints
-from protocols.acme.http import ACMEApp
+from protocols.acme.http import ACMEApp, problem_form
 from protocols.acme.network import NetworkPolicy, parse_network
 from protocols.acme.nonces import SharedNonces
 from protocols.acme.probe import NetworkProber, Prober, ProbeSettings
@@ -83,10 +83,16 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
     nonces = SharedNonces(services.state / "nonces", services.clock)
     app = ACMEApp(built, nonces)
 
-    async def sweep(older_than: dt.timedelta = ABANDONED) -> None:
+    async def sweep() -> None:
         for endpoints in built.values():
-            await endpoints.finalizer.sweep(older_than)
-            await endpoints.validation.sweep(older_than)
+            await endpoints.finalizer.sweep(ABANDONED)
+            await endpoints.validation.sweep(ABANDONED)
+
+    async def recover() -> None:
+        nonces.reset()
+        for endpoints in built.values():
+            await endpoints.finalizer.sweep(dt.timedelta(0))
+            await endpoints.validation.release()
 
     async def clean() -> None:
         for directory in directories:
@@ -98,13 +104,14 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
         nonces.close()
 
     return ProtocolApp(
+        forms={"/acme/": problem_form},
         routes=[Mount("/acme", app=app)],
         hot={"/acme/": app},
         jobs=[
             Job("acme-sweep", dt.timedelta(seconds=20), sweep),
             Job("acme-clean", dt.timedelta(hours=1), clean),
         ],
-        recover=lambda: sweep(dt.timedelta(0)),
+        recover=recover,
         stop=stop,
     )
 

@@ -3,8 +3,13 @@
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from pkiserver.ca import inventory
-from pkiserver.ca.model import REASONS_BY_CODE, CertificateRecord, CertificateStatus, Reason
-from pkiserver.ca.model import Requester
+from pkiserver.ca.model import (
+    REASONS_BY_CODE,
+    CertificateRecord,
+    CertificateStatus,
+    Reason,
+    Requester,
+)
 from pkiserver.errors import PKIError
 from pkiserver.pkix import cert as pkix_cert
 from pkiserver.pkix.algorithms import spki_sha256

@@ -4,6 +4,7 @@ profile's rules, before any authorization is made."""
 from collections.abc import Callable, Sequence
 
 from pkiserver.ca.policy import NameMatcher, refuse_names
+
 from pkiserver.ca.profiles import Profile
 from pkiserver.config import NameRules
 from pkiserver.errors import PKIError

@@ -1,0 +1,117 @@
+"""Serving a home: bind, recover, start the workers. And checking one without serving."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pkiserver import logs
+from pkiserver.app import Runtime, open_runtime
+from pkiserver.ca.lint import lint_profiles
+from pkiserver.config import CoreSettings, split_address
+from pkiserver.errors import PKIError
+from pkiserver.home import Home
+from pkiserver.keys import file_provider
+from pkiserver.server import Listener, TLSFiles, bind, run
+from pkiserver.server_certificate import ServerCertificate
+from pkiserver.web.edge import Edge
+from pkiserver.web.limits import Limits
+from pkiserver.web.peer import TrustedProxies
+
+
+def serve(
+    settings: CoreSettings, *, development: bool, on_ready: Callable[[], None] | None = None
+) -> int:
+    """Serve until a signal says stop; the exit status. Raises `PKIError` if it cannot begin."""
+    logs.configure(style=settings.log.format, level=settings.log.level)
+    server = settings.server
+    https = bind(*split_address(server.https))
+    http = bind(*split_address(server.http))
+    addresses = [_address(https), _address(http)]
+    asyncio.run(_prepare(settings, addresses, development))
+
+    @asynccontextmanager
+    async def listeners(worker: int) -> AsyncIterator[Sequence[Listener]]:
+        async with (
+            open_runtime(settings, listeners=addresses, development=development) as runtime,
+            runtime.serving(),
+        ):
+            yield [
+                Listener(
+                    https, _edge(runtime, plain=False), tls=_tls_files(settings), http2=server.http2
+                ),
+                Listener(http, _edge(runtime, plain=True)),
+            ]
+
+    return run(
+        listeners,
+        workers=server.workers,
+        grace=server.shutdown_timeout.total_seconds(),
+        on_ready=on_ready,
+    )
+
+
+async def _prepare(
+    settings: CoreSettings, addresses: Sequence[tuple[str, int]], development: bool
+) -> None:
+    """What has to be done once, before any worker serves."""
+    async with open_runtime(settings, listeners=addresses, development=development) as runtime:
+        await runtime.recover()
+        await ServerCertificate(runtime.services, runtime.keys).ensure()
+
+
+def _address(sock: socket.socket) -> tuple[str, int]:
+    host, port = sock.getsockname()[:2]
+    return str(ipaddress.ip_address(host)), int(port)
+
+
+def _edge(runtime: Runtime, *, plain: bool) -> Edge:
+    settings = runtime.services.settings
+    forms = {path: form for part in runtime.protocols.values() for path, form in part.forms.items()}
+    return Edge(
+        runtime.plain_app() if plain else runtime.app(),
+        limits=Limits(
+            body_bytes=settings.server.max_body,
+            body_seconds=settings.server.request_timeout.total_seconds(),
+        ),
+        access_log=settings.log.requests,
+        trusted_proxies=TrustedProxies(settings.server.trusted_proxies),
+        forms=forms,
+    )
+
+
+def _tls_files(settings: CoreSettings) -> TLSFiles:
+    server = settings.server
+    if server.certificate:
+        key = server.certificate_key or server.certificate
+        # A key the operator brings is not encrypted with our passphrase.
+        return TLSFiles(
+            settings.home / server.certificate, settings.home / key, password=lambda: b""
+        )
+    own = Home(settings.home).server_pem
+    return TLSFiles(own, own, password=file_provider(settings).passphrase)
+
+
+async def check(settings: CoreSettings) -> list[str]:
+    """What is wrong with a home, a line each: profiles that do not lint, files that are missing,
+    protocols that cannot be made."""
+    try:
+        async with open_runtime(settings) as runtime:
+            problems = await lint_profiles(settings, runtime.services.authorities)
+            return [*problems, *_check_certificate(settings)]
+    except PKIError as error:
+        return error.detail.splitlines()
+
+
+def _check_certificate(settings: CoreSettings) -> list[str]:
+    config = Home(settings.home).config
+    return [
+        f"{config}: server.{key}: there is no file {path}"
+        for key, path in (
+            ("certificate", settings.server.certificate),
+            ("certificate_key", settings.server.certificate_key),
+        )
+        if path and not (settings.home / Path(path)).exists()
+    ]

@@ -1,0 +1,80 @@
+"""The HTTPS listener's certificate, which the server issues to itself and renews in time."""
+
+import ipaddress
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pkiserver.ca.model import CertificateRequest, Requester
+from pkiserver.home import Home, write_private
+from pkiserver.keys import KeyProvider
+from pkiserver.pkix.names import AltName, dns_name, ip_address
+from pkiserver.pkix.pem import pem_chain
+from pkiserver.plugin import Services
+
+PROFILE = "tls-server"
+LOCAL = (dns_name("localhost"), ip_address("127.0.0.1"), ip_address("::1"))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class ServerCertificate:
+    """Keeps `keys/server.pem` fresh. The listeners see the file change and load it."""
+
+    def __init__(self, services: Services, keys: KeyProvider) -> None:
+        self._services = services
+        self._keys = keys
+        self._path = Home(services.settings.home).server_pem
+
+    async def ensure(self) -> None:
+        """Issue a certificate if there is none, it is for other names, or a third of its lifetime
+        is all that is left. Nothing is done if the operator brings one."""
+        if self._services.settings.server.certificate or self._is_fresh():
+            return
+        key = ec.generate_private_key(ec.SECP256R1())
+        prepared = await self._services.issuance.prepare(
+            CertificateRequest(
+                profile=PROFILE,
+                requester=Requester("server", "https"),
+                csr=self._csr(key),
+                names=self._names(),
+            )
+        )
+        issued = await self._services.issuance.issue(prepared)
+        leaf = x509.load_der_x509_certificate(issued.der)
+        chain = self._services.authorities.chain(prepared.issuer)
+        write_private(self._path, self._key_pem(key) + pem_chain([leaf, *chain]))
+
+    def _names(self) -> list[AltName]:
+        hostname = self._services.settings.server.hostname
+        own = ip_address(hostname) if _is_ip(hostname) else dns_name(hostname)
+        local = LOCAL if own in LOCAL else ()
+        return sorted({own, *local})
+
+    def _csr(self, key: ec.EllipticCurvePrivateKey) -> bytes:
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+    def _key_pem(self, key: ec.EllipticCurvePrivateKey) -> bytes:
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(self._keys.passphrase()),
+        )
+
+    def _is_fresh(self) -> bool:
+        if not self._path.exists():
+            return False
+        leaf = x509.load_pem_x509_certificates(self._path.read_bytes())[0]
+        lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+        now = self._services.clock.now()
+        names = set(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        wanted = {name.general_name() for name in self._names()}
+        return names == wanted and now < leaf.not_valid_after_utc - lifetime / 3
