@@ -1,6 +1,6 @@
 """One row per client test, and the table of them in docs/interop.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ class Row:
     def to_property(self) -> dict[str, object]:
         """The form that a test report carries."""
         return asdict(self)
+
+
+NewRow = Callable[[str, str, str], Row]
 
 
 @dataclass(frozen=True, order=True)

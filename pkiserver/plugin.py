@@ -61,10 +61,11 @@ class ProtocolApp:
     """What a protocol adds to the server.
 
     `routes` are served over HTTPS, `plain_routes` on both listeners. `hot` are bare ASGI callables
-    by path prefix, answered in front of the framework, on both listeners if in `plain_hot`.
-    `forms` say how refusals look that
-    the HTTP edge makes before any route is known, by path prefix. `recover` runs once at the start of the server, before any process serves: it ends what a crash
-    left half done. `start` runs in each process before requests are served, `stop` after the last.
+    by path prefix, answered in front of the framework; those of `plain_hot` on both listeners.
+    `forms` say, by path prefix, how refusals look that the HTTP edge makes before any route is
+    known. `recover` runs once at the start of the server, before any process serves: it ends what
+    a crash left half done. `start` runs in each process before requests are served, `stop` after
+    the last.
     """
 
     routes: Sequence[BaseRoute] = ()

@@ -61,7 +61,7 @@ def init(
     root_key: RootKey = _NEW.root_key,
     issuing_key: IssuingKey = _NEW.issuing_key,
 ) -> None:
-    """Make a home: configuration, root CA, issuing CA, server certificate, root.pem, admin token."""
+    """Make a home: configuration, root and issuing CA, server certificate, admin token."""
     initialise(
         home,
         NewHome(hostname, https, http, organization, root_key, issuing_key),

@@ -167,15 +167,15 @@ def _permits(subtree: x509.GeneralName, name: _Name) -> bool:
 def _excludes(subtree: x509.GeneralName, name: _Name) -> bool:
     match subtree, name.value:
         case x509.DNSName(), AltName() as alt:
-            sound = _DOMAIN.fullmatch(subtree.value)
+            sound = _DOMAIN.fullmatch(subtree.value) is not None
             return not sound or _permits(subtree, name) or _wildcard_touches(alt, subtree.value)
         case x509.RFC822Name(), AltName() as alt:
             # One host may not tell apart the case of local parts, so neither does a prohibition.
-            sound = _MAILBOXES.fullmatch(subtree.value) and "@" in alt.value
+            sound = _MAILBOXES.fullmatch(subtree.value) is not None and "@" in alt.value
             return not sound or _in_mailboxes(alt.value.lower(), subtree.value.lower())
         case x509.UniformResourceIdentifier(), AltName() as alt:
             # Section 4.2.1.10: without a host name in it the URI is rejected.
-            sound = _DOMAIN.fullmatch(subtree.value) and _constrained_host(alt)
+            sound = _DOMAIN.fullmatch(subtree.value) is not None and bool(_constrained_host(alt))
             return not sound or not subtree.value or _permits(subtree, name)
         case (x509.IPAddress(), AltName()) | (x509.DirectoryName(), tuple()):
             return _permits(subtree, name)

@@ -94,7 +94,7 @@ def encode_pem(label: str, data: bytes) -> bytes:
 
 
 def pem_chain(certificates: Iterable[x509.Certificate]) -> bytes:
-    """CERTIFICATE blocks, each newline-terminated, in the order given: leaf first, by convention."""
+    """CERTIFICATE blocks, each newline-terminated, in the order given (leaf first)."""
     return b"".join(
         encode_pem("CERTIFICATE", certificate.public_bytes(Encoding.DER))
         for certificate in certificates

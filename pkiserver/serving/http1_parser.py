@@ -37,7 +37,8 @@ class Request:
 class RequestParser:
     """Turns bytes into `requests`; llhttp calls the `on_...` methods.
 
-    `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`.
+    `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`. A head may
+    have `head_bytes`, exceeded at most by the length of one `feed`.
     """
 
     def __init__(self, info: ConnectionInfo, head_bytes: int) -> None:

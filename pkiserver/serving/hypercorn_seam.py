@@ -9,10 +9,14 @@ tests/server run it over real sockets.
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+import h2.events
 import h11
+from h2.events import DataReceived
+from h2.exceptions import ProtocolError
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import EventWrapper, WorkerContext
@@ -101,8 +105,7 @@ class HypercornConnection(TCPServer):
                     self.protocol_send,
                     self._alpn_protocol,
                 )
-                if isinstance(self.protocol.protocol, H11Protocol):
-                    self.protocol.protocol = _PlainHTTP1(self.protocol.protocol)
+                self.protocol.protocol = _corrected(self.protocol.protocol)
                 await self.protocol.initiate()
                 self._set_idle(True)
                 await self._read_data()
@@ -243,21 +246,50 @@ def _adapt(
     return call
 
 
+def _corrected(made: H11Protocol | H2Protocol) -> H11Protocol | H2Protocol:
+    """The same engine, in our version of it."""
+    engine = _PlainHTTP1 if isinstance(made, H11Protocol) else _SteadyHTTP2
+    return engine(
+        made.app,
+        made.config,
+        made.context,
+        made.task_group,
+        made.connection_state,
+        made.ssl,
+        made.client,
+        made.server,
+        made.send,
+    )
+
+
+class _SteadyHTTP2(H2Protocol):
+    """HTTP/2 that survives a body whose request is answered already.
+
+    Hypercorn looks up the stream of every DATA frame and takes the whole connection down when it is
+    gone, with every other request on it.
+    """
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, DataReceived) and event.stream_id not in self.streams:
+                self._drop(event)
+            else:
+                await super()._handle_events([event])
+        await self._flush()
+
+    def _drop(self, event: DataReceived) -> None:
+        """Count the bytes as taken, so that the client can end its message.
+
+        A reset (RFC 9113 section 8.1) would stop it sooner, but some clients lose the answer then.
+        """
+        with suppress(ProtocolError):
+            self.connection.acknowledge_received_data(
+                event.flow_controlled_length or 0, event.stream_id or 0
+            )
+
+
 class _PlainHTTP1(H11Protocol):
     """h11 without upgrades, answering unusable bytes with a problem document."""
-
-    def __init__(self, made: H11Protocol) -> None:
-        super().__init__(
-            made.app,
-            made.config,
-            made.context,
-            made.task_group,
-            made.connection_state,
-            made.ssl,
-            made.client,
-            made.server,
-            made.send,
-        )
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """No h2c: HTTP/2 is chosen by ALPN or not at all."""

@@ -212,7 +212,7 @@ class _Parent:
         read_end, write_end = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
-        # A signal between the fork and the child's own handlers would be noted in the parent's name.
+        # A signal before the child's own handlers would be noted as if sent to the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
         pid = os.fork()
         if pid == 0:

@@ -132,6 +132,8 @@ class _Acceptor:
             await connection.serve()
         except OSError:  # gone before its address could be read
             pass
+        except asyncio.CancelledError:  # by `stop`; asyncio's callback would report it as an error
+            writer.transport.abort()
         except Exception:
             log.exception("connection failed")
         finally:

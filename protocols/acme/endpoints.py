@@ -16,6 +16,7 @@ from protocols.acme.service.authorizations import Authorizations
 from protocols.acme.service.certificates import Certificates
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.finalize import Finalizer
+from protocols.acme.service.names import named
 from protocols.acme.service.orders import Orders, OrderState
 from protocols.acme.service.renewal import Renewal
 from protocols.acme.service.validation import Validation

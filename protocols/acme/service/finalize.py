@@ -23,7 +23,7 @@ from protocols.acme.probe import Prober, run
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, Challenge, Order
 from protocols.acme.service.directory import Directory
-from protocols.acme.service.names import alt_name
+from protocols.acme.service.names import alt_name, wire
 from protocols.acme.service.orders import Orders, OrderState
 from protocols.acme.service.validation import PROBLEM_OF_FAILURE
 from protocols.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
@@ -180,8 +180,8 @@ class Finalizer:
                 timeout=settings.validation_timeout.total_seconds(),
             )
         except ValidationFailed as failure:
-            named = {"type": identifier.type, "value": identifier.sent}
-            return Problem(PROBLEM_OF_FAILURE[failure.kind], failure.detail, identifier=named)
+            kind = PROBLEM_OF_FAILURE[failure.kind]
+            return Problem(kind, failure.detail, identifier=wire(identifier))
         return None
 
     async def sweep(self, older_than: dt.timedelta) -> None:

@@ -10,16 +10,27 @@ from pkiserver.config import NameRules
 from pkiserver.errors import PKIError
 from pkiserver.pkix.names import AltName, NameType
 from protocols.acme.challenges import ChallengeType
-from protocols.acme.problems import Problem, ProblemType
+from protocols.acme.identifiers import Identifier
+from protocols.acme.problems import Problem, ProblemType, WireIdentifier
 from protocols.acme.records import Account, NamedIdentifier
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
+
+
+def named(identifier: Identifier) -> NamedIdentifier:
+    """The identifier of a message in the form that is stored."""
+    return NamedIdentifier(identifier.type, identifier.sent, identifier.base, identifier.wildcard)
 
 
 def alt_name(identifier: NamedIdentifier) -> AltName:
     """The subjectAltName that an identifier becomes."""
     value = f"*.{identifier.value}" if identifier.wildcard else identifier.value
     return AltName(NameType(identifier.type), value)
+
+
+def wire(identifier: NamedIdentifier) -> WireIdentifier:
+    """The identifier as the client wrote it."""
+    return WireIdentifier(identifier.type, identifier.sent)
 
 
 class NamePolicy:
@@ -92,8 +103,7 @@ def _looks_like_ip(pattern: str) -> bool:
 
 
 def _refused(identifier: NamedIdentifier, detail: str) -> Problem:
-    named = {"type": identifier.type, "value": identifier.sent}
-    return Problem(ProblemType.REJECTED_IDENTIFIER, detail, identifier=named)
+    return Problem(ProblemType.REJECTED_IDENTIFIER, detail, identifier=wire(identifier))
 
 
 def _summary(problems: list[Problem]) -> Problem:

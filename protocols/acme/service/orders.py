@@ -1,4 +1,4 @@
-"""Orders: RFC 8555 sections 7.1.3 and 7.4, RFC 9773 section 5 (`replaces`), certificate profiles."""
+"""Orders: RFC 8555 sections 7.1.3 and 7.4, `replaces` of RFC 9773 section 5, profiles."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from protocols.acme.service.authorizations import Authorizations
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
 from protocols.acme.service.limits import refuse_crowd
-from protocols.acme.service.names import NamePolicy, alt_name
+from protocols.acme.service.names import NamePolicy, alt_name, named
 from protocols.acme.service.renewal import Renewal
 from protocols.acme.states import AuthorizationStatus, OrderStatus, order_status
 from protocols.acme.store import orders as store
@@ -53,9 +53,7 @@ class Orders:
 
     async def create(self, account: Account, message: messages.NewOrder) -> OrderState:
         """Section 7.4: all or nothing; every refusal leaves no trace but the audit's."""
-        identifiers = tuple(
-            NamedIdentifier(i.type, i.sent, i.base, i.wildcard) for i in message.identifiers
-        )
+        identifiers = tuple(named(identifier) for identifier in message.identifiers)
         profile = await self._profile(account, message.profile)
         self._check_validity(message, profile)
         trusted = await self._names.check(
