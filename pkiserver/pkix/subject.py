@@ -1,9 +1,9 @@
 """Subject names made from a profile's template, such as `CN={cn},O=Example Corp,C=CH`.
 
 The text is RFC 4514, so the first RDN written is the last one encoded: C comes before O before CN
-in the certificate. A backslash takes the special meaning from the character after it, one of the blank and
-`"#+,;<=>\\{}`. A field in braces is replaced with data, which is a value and nothing else: commas or
-plus signs in it never make another RDN. An RDN with a field that has no value is left out.
+in the certificate. A backslash takes the special meaning from the blank or the sign after it, one
+of `"#+,;<=>\\{}`. A field in braces is replaced with data, which is a value and nothing else: commas
+or plus signs in it never make another RDN. An RDN with a field without a value is left out.
 """
 
 import re
