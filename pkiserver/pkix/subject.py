@@ -2,7 +2,7 @@
 
 The text is RFC 4514, so the first RDN written is the last one encoded: C comes before O before CN
 in the certificate. A backslash takes the special meaning from the blank or the sign after it, one
-of `"#+,;<=>\\{}`. A field in braces is replaced with data, which is a value and nothing else: commas
+of `"#+,;<=>\\{}`. A field in braces is replaced with data, which is only ever a value: commas
 or plus signs in it never make another RDN. An RDN with a field without a value is left out.
 """
 
