@@ -1,0 +1,151 @@
+"""ACME against Debian's pebble, in one run: `python -m interop.bench.acme [--write]`.
+
+Both servers get the same client, the same orders (one name, http-01 really fetched), P-256 keys and
+TLS. Pebble keeps everything in memory; pkiserver commits every order durably. `--write` puts the
+table into docs/performance.md."""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from interop.bench.client import Load, drive
+from interop.dns import challenge_dns
+from interop.target import STARTERS, Target
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+BEGIN, END = "<!-- acme:begin -->", "<!-- acme:end -->"
+LIMIT = 1.5
+"""Above this ratio of server CPU per order the benchmark fails."""
+
+
+def cpu_seconds(command: str) -> float:
+    """User and system time of the processes we started whose command line has this text."""
+    ticks = 0
+    for pid in _descendants(os.getpid()):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if command in words:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants(root: int) -> Iterator[int]:
+    for children in Path(f"/proc/{root}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    load: Load
+    cpu: float
+
+    @property
+    def milliseconds(self) -> float:
+        """Server CPU per order."""
+        return self.cpu * 1000 / len(self.load.latencies)
+
+    def cells(self) -> list[str]:
+        latencies = sorted(self.load.latencies)
+        orders = len(latencies)
+        return [
+            self.name,
+            f"{orders / self.load.seconds:.0f}",
+            f"{statistics.median(latencies) * 1000:.0f} ms",
+            f"{latencies[int(orders * 0.99)] * 1000:.0f} ms",
+            f"{self.load.requests / orders:.1f}",
+            f"{self.milliseconds:.2f} ms",
+        ]
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def measure(target: Target, orders: int, concurrency: int) -> Result:
+    started = 0.0
+
+    def begin() -> None:
+        nonlocal started
+        started = cpu_seconds(f"{target.name} ")
+
+    load = asyncio.run(
+        drive(
+            target.directory_url, target.ca_bundle, target.http01_port,
+            orders=orders, concurrency=concurrency, started=begin, label=target.name,
+        )
+    )  # fmt: skip
+    return Result(target.name, load, cpu_seconds(f"{target.name} ") - started)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--orders", type=int, default=400)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--only", choices=sorted(STARTERS), help="one server, for profiling")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    given = parser.parse_args(argv)
+    names = [given.only] if given.only else sorted(STARTERS)
+    results = []
+    for name in names:
+        with ExitStack() as stack:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(_environment({"PKISERVER_ACME__DEFAULT__ORDERS_PER_ACCOUNT": ""}))
+            target = stack.enter_context(
+                STARTERS[name](home, stack.enter_context(challenge_dns(home)))
+            )
+            results.append(measure(target, given.orders, given.concurrency))
+    table = _table(results, given.orders, given.concurrency)
+    print(table)
+    if len(results) < 2:
+        return 0
+    if given.write:
+        _write(table)
+    pebble, ours = results
+    return 0 if ours.milliseconds / pebble.milliseconds <= LIMIT else 1
+
+
+def _table(results: list[Result], orders: int, concurrency: int) -> str:
+    headings = ["server", "orders/s", "p50", "p99", "requests per order", "server CPU per order"]
+    lines = [headings, ["---"] * len(headings), *(result.cells() for result in results)]
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    note = (
+        f"{orders} orders, concurrency {concurrency}, {os.cpu_count()} CPUs shared with the client"
+    )
+    if len(results) == 2:
+        ratio = results[1].milliseconds / results[0].milliseconds
+        note += f"; CPU per order is **{ratio:.2f}** times pebble's"
+    return f"{text}\n\n{note}."
+
+
+def _write(table: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
