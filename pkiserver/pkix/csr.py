@@ -33,7 +33,10 @@ MICROSOFT_EXTENSION_REQUEST_OID = "1.3.6.1.4.1.311.2.1.14"
 STRONG_HASHES = frozenset(
     {"sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"}
 )
-LEGACY_HASHES = frozenset({"sha1", "md5"})
+
+# sha1WithRSAEncryption, md5WithRSAEncryption, ecdsa-with-SHA1.
+_LEGACY_RSA = frozenset({"1.2.840.113549.1.1.5", "1.2.840.113549.1.1.4"})
+_LEGACY_ECDSA = frozenset({"1.2.840.10045.4.1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,9 @@ class _Extensions:
         if not isinstance(value, x509.SubjectAlternativeName):
             return ()
         general_names = list(value)
-        if len(general_names) > MAX_NAMES:
-            raise MalformedMessage(f"the request has more than {MAX_NAMES} names")
+        # GeneralNames ::= SEQUENCE SIZE (1..MAX) OF GeneralName
+        if not 1 <= len(general_names) <= MAX_NAMES:
+            raise MalformedMessage(f"subjectAltName has no name, or more than {MAX_NAMES} names")
         try:
             return tuple(sorted(set(names.from_general_names(general_names))))
         except PKIError as error:
@@ -213,7 +217,7 @@ def _check_signature(request: x509.CertificateSigningRequest, allow_legacy_hash:
         if not request.is_signature_valid:
             raise _bad("the request's signature does not verify with its own key")
         return
-    if algorithm.name not in LEGACY_HASHES or not allow_legacy_hash:
+    if not allow_legacy_hash:
         raise PKIError(
             ErrorCode.BAD_CSR,
             f"the request is signed with {algorithm.name}; SHA-256 or better is needed",
@@ -227,15 +231,14 @@ def _verify_legacy(
 ) -> None:
     """By hand: the library calls every signature over MD5 or SHA-1 invalid."""
     key = request.public_key()
+    oid = request.signature_algorithm_oid.dotted_string
     signature, signed = request.signature, request.tbs_certrequest_bytes
     try:
-        if isinstance(key, rsa.RSAPublicKey) and isinstance(
-            request.signature_algorithm_parameters, padding.PKCS1v15
-        ):
+        if isinstance(key, rsa.RSAPublicKey) and oid in _LEGACY_RSA:
             key.verify(signature, signed, padding.PKCS1v15(), algorithm)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
+        elif isinstance(key, ec.EllipticCurvePublicKey) and oid in _LEGACY_ECDSA:
             key.verify(signature, signed, ec.ECDSA(algorithm))
         else:
-            raise _bad("this key cannot make a signature with a legacy hash")
+            raise _bad("the signature algorithm is unknown or not one of the request's key")
     except InvalidSignature as error:
         raise _bad("the request's signature does not verify with its own key") from error
