@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pkiserver.ca.model import CertificateRequest, Requester
 from pkiserver.home import Home, write_private
 from pkiserver.keys import KeyProvider
-from pkiserver.pkix.names import AltName, dns_name, ip_address
+from pkiserver.pkix.names import AltName, dns_name, ip_address, to_general_name
 from pkiserver.pkix.pem import pem_chain
 from pkiserver.plugin import Services
 
@@ -76,5 +76,5 @@ class ServerCertificate:
         lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
         now = self._services.clock.now()
         names = set(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        wanted = {name.general_name() for name in self._names()}
+        wanted = {to_general_name(name) for name in self._names()}
         return names == wanted and now < leaf.not_valid_after_utc - lifetime / 3
