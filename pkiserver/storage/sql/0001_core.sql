@@ -77,13 +77,13 @@ CREATE TABLE crls (
 );
 
 CREATE TABLE responders (
+    key_id TEXT PRIMARY KEY,
     issuer TEXT NOT NULL REFERENCES authorities (name),
-    key_id TEXT NOT NULL UNIQUE,
     certificate BLOB NOT NULL,
     not_before INTEGER NOT NULL,
-    not_after INTEGER NOT NULL,
-    PRIMARY KEY (issuer, not_before)
+    not_after INTEGER NOT NULL
 );
+CREATE INDEX responders_by_issuer ON responders (issuer, not_after);
 
 CREATE TABLE blocked_keys (
     spki_sha256 BLOB PRIMARY KEY,
