@@ -30,9 +30,7 @@ class ChallengeDNS:
 
     def post(self, path: str, body: dict[str, object]) -> None:
         """One call of the management interface: `set-txt`, `clear-txt`, `add-caa`..."""
-        request = urllib.request.Request(
-            f"{self.management_url}/{path}", json.dumps(body).encode()
-        )
+        request = urllib.request.Request(f"{self.management_url}/{path}", json.dumps(body).encode())
         urllib.request.urlopen(request, timeout=10).close()
 
     def set_txt(self, name: str, value: str) -> None:

@@ -64,7 +64,9 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
-        raise InteropError(f"{shlex.join(words)}\nno end in {seconds} s\n{output[-_TAIL:]}") from None
+        raise InteropError(
+            f"{shlex.join(words)}\nno end in {seconds} s\n{output[-_TAIL:]}"
+        ) from None
     output = done.stdout.decode(errors="replace")
     if status is not None and done.returncode != status:
         raise InteropError(f"{shlex.join(words)}\nexit {done.returncode}\n{output[-_TAIL:]}")
@@ -87,7 +89,9 @@ class Service:
         deadline = time.monotonic() + seconds
         while not ready():
             if self.process.poll() is not None:
-                raise InteropError(f"ended ({self.process.returncode}) before {what}\n{self._tail()}")
+                raise InteropError(
+                    f"ended ({self.process.returncode}) before {what}\n{self._tail()}"
+                )
             if time.monotonic() > deadline:
                 raise InteropError(f"no {what} in {seconds} s\n{self._tail()}")
             time.sleep(0.1)

@@ -157,9 +157,7 @@ def pebble(home: Path, dns: ChallengeDNS) -> Iterator[Target]:
         eab = EabDirectory(second[0], _EAB_KID, _EAB_KEY)
         version = run(["dpkg-query", "-W", "-f=${Version}", "pebble"], cwd=home)
         operator = PebbleOperator(manage, bundle, eab)
-        yield Target(
-            "pebble", version, url, bundle, roots, http01, tls_alpn01, dns, operator
-        )
+        yield Target("pebble", version, url, bundle, roots, http01, tls_alpn01, dns, operator)
 
 
 # pkiserver

@@ -92,9 +92,7 @@ def test_http_01_obtain_renew_revoke(certbot: Certbot, target: Target, row: NewR
     seen.passed("revoke")
 
 
-def test_revocation_with_the_certificate_key(
-    certbot: Certbot, target: Target, row: NewRow
-) -> None:
+def test_revocation_with_the_certificate_key(certbot: Certbot, target: Target, row: NewRow) -> None:
     """RFC 8555 section 7.6: the certificate's own key authorises its revocation."""
     seen = row("certbot", version(certbot), "http-01, certificate key revokes")
     name = "bykey.example.test"
@@ -110,9 +108,7 @@ def test_revocation_with_the_certificate_key(
     seen.passed("revoke")
 
 
-def test_wildcard_by_dns_01(
-    certbot: Certbot, target: Target, workdir: Path, row: NewRow
-) -> None:
+def test_wildcard_by_dns_01(certbot: Certbot, target: Target, workdir: Path, row: NewRow) -> None:
     """Base name and wildcard put two TXT values at one name (RFC 8555 section 8.4)."""
     seen = row("certbot", version(certbot), "dns-01, wildcard and base name")
     hook = target.dns.hook(workdir / "txt.py")
@@ -130,9 +126,7 @@ def test_wildcard_by_dns_01(
     seen.passed("obtain")
 
 
-def test_account_update_and_deactivation(
-    certbot: Certbot, target: Target, row: NewRow
-) -> None:
+def test_account_update_and_deactivation(certbot: Certbot, target: Target, row: NewRow) -> None:
     """RFC 8555 sections 7.3.2 and 7.3.6."""
     seen = row("certbot", version(certbot), "account: register, update contact, deactivate")
     server = ("--server", target.directory_url)
@@ -168,9 +162,7 @@ def test_external_account_binding(certbot: Certbot, target: Target, row: NewRow)
     eab = target.operator.external_account()
     name = "eab.example.test"
     with pytest.raises(InteropError, match=r"(?i)external account"):
-        certbot.obtain(
-            *certbot.standalone(), "-d", name, name=name, directory=eab.directory_url
-        )
+        certbot.obtain(*certbot.standalone(), "-d", name, name=name, directory=eab.directory_url)
     words = ("--eab-kid", eab.kid, "--eab-hmac-key", eab.hmac_key)
     chain = certbot.obtain(
         *certbot.standalone(), *words, "-d", name, name=name, directory=eab.directory_url
@@ -189,9 +181,7 @@ def test_ip_address_certificate(current: Certbot, target: Target, row: NewRow) -
     seen.passed("obtain")
 
 
-def test_profile_and_renewal_information(
-    current: Certbot, target: Target, row: NewRow
-) -> None:
+def test_profile_and_renewal_information(current: Certbot, target: Target, row: NewRow) -> None:
     """RFC 9773 and the profiles extension, where the directory offers them."""
     if "renewalInfo" not in target.directory():
         pytest.skip(f"{target.name} {target.version} offers no renewalInfo")

@@ -128,7 +128,7 @@ def go_driver() -> Path:
     """The cert-manager call sequence, compiled."""
     go = shutil.which("go")
     if go is None:
-        raise ToolMissing("go: install Go 1.24 or newer")
+        raise ToolMissing("go: install Go 1.26 or newer")
     CACHE.mkdir(exist_ok=True)
     binary = CACHE / "certmanager"
     try:
@@ -141,5 +141,3 @@ def go_driver() -> Path:
     except InteropError as error:
         raise ToolMissing(f"the Go driver could not be built: {error}") from error
     return binary
-
-
