@@ -23,7 +23,8 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+*,-]+")
-_LINE_BREAKERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def configure(
@@ -141,15 +142,11 @@ def _render_console(logger: Any, method: str, event: MutableMapping[str, Any]) -
     text, logger_name = event.pop("event"), event.pop("logger")
     exception = event.pop("exception", "")
     pairs = "".join(f" {name}={_quoted(value)}" for name, value in event.items())
-    line = f"{time} {level:<8} {logger_name}: {_printable(str(text))}{pairs}"
-    return f"{line}\n{_printable(str(exception))}" if exception else line
+    # No control characters: a client must not steer the terminal of whoever reads this.
+    line = f"{time} {level:<8} {logger_name}: {_CONTROL.sub('?', str(text))}{pairs}"
+    return f"{line}\n{_CONTROL_BUT_LINES.sub('?', str(exception))}" if exception else line
 
 
 def _quoted(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a client must not steer the terminal of whoever reads this."""
-    return _LINE_BREAKERS.sub("?", text)

@@ -149,6 +149,8 @@ class HTTP1Connection:
         await asyncio.get_running_loop().create_future()
 
     async def write(self, data: bytes) -> None:
+        if self._transport.is_closing():  # or an endless answer would go nowhere, never waiting
+            raise ConnectionResetError
         self._writer.write(data)
         if self._transport.get_write_buffer_size() > READ_SIZE:
             self._deadline = monotonic() + self._timeouts.write

@@ -233,6 +233,8 @@ def _adapt(
         scope: Scope, receive: Receive, send: Send, sync_spawn: Any, call_soon: Any
     ) -> None:
         async def respond(message: Message) -> None:
+            if transport.is_closing():
+                raise ConnectionResetError
             try:
                 async with asyncio.timeout(timeouts.write):
                     await send(message)

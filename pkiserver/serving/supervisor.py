@@ -162,6 +162,7 @@ class _Parent:
         self._all_ready = False
         self._stopping = False
         self._kill_at: float | None = None
+        self._hurried = False
         self._failure: PKIError | None = None
 
     def run(self) -> int:
@@ -199,7 +200,7 @@ class _Parent:
             self._keep_time()
         if self._failure is not None:
             raise self._failure
-        return 0
+        return int(self._hurried)
 
     def _patience(self) -> float | None:
         """Seconds until something is due."""
@@ -253,6 +254,7 @@ class _Parent:
         for number in self._wake.recv(256):
             if number in (signal.SIGTERM, signal.SIGINT):
                 if self._stopping:
+                    self._hurried = True
                     self._kill_all()
                 self._stop()
             elif number == signal.SIGHUP:
@@ -302,6 +304,7 @@ class _Parent:
         now = monotonic()
         if self._kill_at is not None and now >= self._kill_at:
             log.error("workers did not stop in time and are killed")
+            self._hurried = True
             self._kill_all()
             self._kill_at = None
         for worker in self._workers:

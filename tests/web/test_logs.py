@@ -1,0 +1,97 @@
+"""Structured logs: one line per event, no secrets, no control characters."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pkiserver import logs
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, level = handlers, root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def configured(style: Any = "json", level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    logs.configure(style=style, level=level, stream=stream, cache=False)
+    return stream
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_secrets_are_hidden_wherever_they_are(style: str) -> None:
+    stream = configured(style)
+
+    class Holder:
+        def __repr__(self) -> str:
+            return "s3cret"
+
+    structlog.get_logger("x").warning(
+        "event",
+        password="s3cret",
+        eab_hmac="s3cret",
+        nested={"private_key": "s3cret", "list": [{"token": "s3cret"}]},
+        body=b"s3cret",
+        holder=Holder(),
+        serial="fine",
+    )
+    assert "s3cret" not in stream.getvalue()
+    assert "fine" in stream.getvalue()
+
+
+def test_tracebacks_show_no_local_variables() -> None:
+    stream = configured()
+
+    def inner() -> None:
+        key_material = "s3cret" + "0"
+        assert not key_material, "boom"
+
+    try:
+        inner()
+    except AssertionError:
+        structlog.get_logger("x").exception("failed")
+    event = json.loads(stream.getvalue())
+    assert "boom" in event["exception"]
+    assert "s3cret0" not in stream.getvalue()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.text(max_size=40), st.sampled_from(["json", "console"]))
+def test_one_printable_line_per_event(text: str, style: str) -> None:
+    stream = configured(style)
+    structlog.get_logger("x").info(text, path=text)
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert not any(ord(character) < 32 or ord(character) == 127 for character in line[:-1])
+
+
+def test_libraries_logs_take_the_same_way() -> None:
+    stream = configured()
+    logging.getLogger("hypercorn.error").error("it %s", "broke")
+    logging.getLogger("noise").info("not shown")
+    event = json.loads(stream.getvalue())
+    assert (event["logger"], event["level"], event["event"]) == (
+        "hypercorn.error",
+        "error",
+        "it broke",
+    )
+
+
+def test_level_is_respected() -> None:
+    stream = configured(level="warning")
+    structlog.get_logger("x").info("quiet")
+    structlog.get_logger("x").warning("loud")
+    assert "quiet" not in stream.getvalue() and "loud" in stream.getvalue()
