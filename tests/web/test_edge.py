@@ -91,14 +91,14 @@ async def test_refusals_before_routing_take_the_form_of_the_path() -> None:
 
 async def test_an_unexpected_error_is_logged_with_its_cause_and_not_shown(log_lines: Any) -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ValueError("the cause")
+        raise ValueError("/etc/private")
 
     async with client(Edge(broken)) as http:
         answer = await http.get("/x")
     assert answer.status_code == answer.json()["status"] == 500
-    assert "the cause" not in answer.text
+    assert "/etc/private" not in answer.text
     error, request = log_lines()
-    assert "ValueError: the cause" in error["exception"]
+    assert "ValueError: /etc/private" in error["exception"]
     assert error["request_id"] == answer.headers["x-request-id"]
     assert request["status"] == 500
 
@@ -118,7 +118,7 @@ async def test_an_error_after_the_answer_began_breaks_it_off(complete: bool) -> 
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"",
         "headers": [], "client": None,
     }  # fmt: skip
