@@ -326,7 +326,8 @@ def _insert_row(
     tx.execute(
         f"INSERT INTO authorities ({_COLUMNS}, csr) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            name, parent, None if own is None else own.public_bytes(Encoding.DER), _join(outside), key_id,
+            name, parent, None if own is None else own.public_bytes(Encoding.DER),
+            _join(outside), key_id,
             algorithms.spki_sha256(public_key), status, now, csr,
         ),
     )  # fmt: skip
