@@ -43,6 +43,8 @@ def parse_certificate(data: bytes, *, max_size: int = MAX_CERTIFICATE_SIZE) -> x
     Refused with `MalformedMessage`: anything but strict DER of at most `max_size` octets, a serial
     number that is not positive or longer than 20 octets (RFC 5280 section 4.1.2.2), repeated
     extensions, name attributes beyond their bounds, a public key that is not one.
+    Roots of earlier days with the serial number 0 are among them; the library is about to drop
+    those, too.
     """
     if len(data) > max_size:
         raise MalformedMessage(f"the certificate is larger than {max_size} octets")
