@@ -14,9 +14,10 @@ import pytest
 from interop import results
 from interop.dns import challenge_dns
 from interop.target import STARTERS, Target
-from interop.tools import TOP, debian, need
+from interop.tools import INSTALL_SECONDS, TOP, debian, need
 
 _SERVER = "server"
+TEST_SECONDS = 240
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +57,13 @@ class _Collector:
             path = TOP / "docs" / "interop.md"
             results.write(path, ", ".join(sorted(self._servers)), self._lines)
             terminalreporter.write_line(f"written: {path}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test may have to install its client first."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(INSTALL_SECONDS + TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")

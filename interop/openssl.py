@@ -8,7 +8,7 @@ from interop.processes import InteropError, run
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", re.S)
 
 
-def openssl(cwd: Path, *words: str | Path, status: int | None = 0) -> str:
+def openssl(cwd: Path, *words: object, status: int | None = 0) -> str:
     """One `openssl` command; its output."""
     return run(["openssl", *words], cwd=cwd, status=status)
 
@@ -83,13 +83,26 @@ def verify(chain: Path, roots: Path, key: Path | None = None, **expected: str) -
 def ocsp_status(chain: Path, root: Path) -> str:
     """`good` or `revoked` as the responder in the leaf's AIA says by POST, signature checked."""
     leaf, issuer = split(chain)[:2]
-    url = openssl(chain.parent, "x509", "-in", leaf, "-noout", "-ocsp_uri").strip()
-    if not url:
-        raise InteropError(f"no OCSP URL in {leaf}")
-    words = ["ocsp", "-issuer", issuer, "-cert", leaf, "-url", url, "-timeout", "10"]
-    words += ["-CAfile", root, "-verify_other", issuer]
-    output = openssl(chain.parent, *words)
+    output = _ocsp(leaf, issuer, root)
     found = re.search(rf"^{re.escape(str(leaf))}: (\w+)$", output, re.M)
     if "Response verify OK" not in output or found is None:
         raise InteropError(f"openssl ocsp does not accept the response\n{output}")
+    if "WARNING: no nonce in response" in output:
+        raise InteropError("the OCSP response does not repeat the nonce (RFC 8954)")
     return found[1]
+
+
+def ocsp_response(chain: Path, root: Path) -> Path:
+    """The responder's answer for the leaf, in DER beside the chain."""
+    leaf, issuer = split(chain)[:2]
+    path = chain.with_name(f"{chain.name}.ocsp")
+    _ocsp(leaf, issuer, root, "-respout", str(path))
+    return path
+
+
+def _ocsp(leaf: Path, issuer: Path, root: Path, *options: str) -> str:
+    url = openssl(leaf.parent, "x509", "-in", leaf, "-noout", "-ocsp_uri").strip()
+    if not url:
+        raise InteropError(f"no OCSP URL in {leaf}")
+    words = ["ocsp", "-issuer", issuer, "-cert", leaf, "-url", url, "-timeout", "10"]
+    return openssl(leaf.parent, *words, "-CAfile", root, "-verify_other", issuer, *options)

@@ -39,14 +39,14 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
 
 
 def run(
-    command: Sequence[str | Path],
+    command: Sequence[object],
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,
     seconds: float = COMMAND_SECONDS,
     status: int | None = 0,
 ) -> str:
-    """Run to the end and return stdout and stderr as one text.
+    """Run to the end and return stdout and stderr as one text; the words are str() of `command`.
 
     Raises InteropError for another exit status than `status` (None: any) and after `seconds`.
     """
@@ -102,7 +102,7 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    command: Sequence[str | Path],
+    command: Sequence[object],
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,

@@ -95,8 +95,10 @@ def _traefik_files(target: Target, home: Path, name: str, challenge: str) -> Pat
     """Static and dynamic configuration, in JSON, which is YAML too; the static one."""
     web = target.http01_port if challenge == "http-01" else free_ports(1)[0]
     websecure = target.tls_alpn01_port if challenge == "tls-alpn-01" else free_ports(1)[0]
-    answers = {"http-01": {"httpChallenge": {"entryPoint": "web"}},
-               "tls-alpn-01": {"tlsChallenge": {}}}[challenge]  # fmt: skip
+    answers: dict[str, dict[str, dict[str, str]]] = {
+        "http-01": {"httpChallenge": {"entryPoint": "web"}},
+        "tls-alpn-01": {"tlsChallenge": {}},
+    }
     router = {
         "rule": f"Host(`{name}`)",
         "entryPoints": ["websecure"],
@@ -111,7 +113,7 @@ def _traefik_files(target: Target, home: Path, name: str, challenge: str) -> Pat
         "caServer": target.directory_url,
         "caCertificates": [str(target.ca_bundle)],
         "keyType": "EC256",
-        **answers,
+        **answers[challenge],
     }
     static = {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
@@ -224,8 +226,8 @@ def _apache_config(target: Target, home: Path, name: str, challenge: str, window
 @pytest.mark.parametrize("challenge", ["http-01", "tls-alpn-01"])
 def test_apache_mod_md(target: Target, apache_home: Path, row: NewRow, challenge: str) -> None:
     """It fetches into `staging`, and takes the certificate into use at the next start."""
-    apache = tools.need(tools.debian("apache2"))
-    seen = row("Apache mod_md", tools.debian_version("apache2"), challenge)
+    apache = tools.need(tools.debian("apache2", "apache2-bin"))
+    seen = row("Apache mod_md", tools.debian_version("apache2-bin"), challenge)
     name = f"{challenge}.apache.example.test"
     domain = apache_home / "md" / "domains" / name
     chain, key = domain / "pubcert.pem", domain / "privkey.pem"
