@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pkiserver import logs
 from pkiserver.app import Runtime, open_runtime
-from pkiserver.ca.lint import lint_profiles
+from pkiserver.ca.samples import lint_profiles
 from pkiserver.config import CoreSettings, split_address
 from pkiserver.errors import PKIError
 from pkiserver.home import Home
@@ -99,8 +99,17 @@ async def check(settings: CoreSettings) -> list[str]:
     protocols that cannot be made."""
     try:
         async with open_runtime(settings) as runtime:
-            problems = await lint_profiles(settings, runtime.services.authorities)
-            return [*problems, *_check_certificate(settings)]
+            services = runtime.services
+            findings = await asyncio.to_thread(
+                lint_profiles, settings, services.authorities, services.clock.now()
+            )
+            config = Home(settings.home).config
+            profiles = [
+                f"{config}: profiles.{found.profile}: {found.finding}"
+                for found in findings
+                if found.finding.is_error
+            ]
+            return [*profiles, *_check_certificate(settings)]
     except PKIError as error:
         return error.detail.splitlines()
 

@@ -200,7 +200,7 @@ class Endpoints:
             await self.validation.respond(call.owner, challenge, authorization)
             challenge, authorization = await self.authorizations.challenge(call.owner, call.ids[0])
         return Reply(
-            body=messages.challenge_json(self._challenge_view(challenge)),
+            body=messages.challenge_json(self._challenge_view(challenge, authorization)),
             links=((self.directory.url("authz", authorization.id), "up"),),
             retry_after=_poll(challenge.status is ChallengeStatus.PROCESSING),
         )
@@ -275,7 +275,7 @@ class Endpoints:
             identifier=(authorization.type, authorization.sent),
             expires=from_epoch(authorization.expires),
             wildcard=authorization.wildcard,
-            challenges=tuple(self._challenge_view(challenge) for challenge in shown),
+            challenges=tuple(self._challenge_view(challenge, authorization) for challenge in shown),
         )
         processing = any(c.status is ChallengeStatus.PROCESSING for c in challenges)
         return Reply(
@@ -283,7 +283,9 @@ class Endpoints:
             retry_after=_poll(processing and status is AuthorizationStatus.PENDING),
         )
 
-    def _challenge_view(self, challenge: Challenge) -> messages.ChallengeView:
+    def _challenge_view(
+        self, challenge: Challenge, authorization: Authorization
+    ) -> messages.ChallengeView:
         persistent = challenge.type == "dns-persist-01"
         return messages.ChallengeView(
             type=challenge.type,
@@ -293,6 +295,7 @@ class Endpoints:
             validated=None if challenge.validated is None else from_epoch(challenge.validated),
             error=challenge.error,
             issuer_domain_names=self.directory.settings.caa_identities if persistent else (),
+            account_uri=self.directory.url("acct", authorization.account) if persistent else None,
         )
 
 

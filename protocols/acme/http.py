@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +22,7 @@ from pkiserver.web.problems import PROBLEM_JSON, HTTPProblem
 from protocols.acme import jwk, jws
 from protocols.acme.endpoints import Call, Endpoint, Endpoints, Reply, no_resource
 from protocols.acme.nonces import NonceSource
-from protocols.acme.problems import Problem, ProblemType, problem_from
+from protocols.acme.problems import Problem, ProblemType, bad_nonce, problem_from
 from protocols.acme.records import Account
 
 log = structlog.get_logger("protocols.acme")
@@ -107,7 +108,7 @@ class Site:
         if path == ["directory"] or path[0] == "renewal-info":
             raise _not_allowed("GET, HEAD")
         endpoint = self._endpoint(path)
-        body = await read_body(receive, MAX_BODY)
+        body = await read_body(Request(scope, receive), MAX_BODY)
         request = jws.parse(body, _header(scope, b"content-type"))
         query = scope["query_string"].decode("latin-1")
         url = self._directory.url(*path) + (f"?{query}" if query else "")
@@ -118,7 +119,7 @@ class Site:
         account, key = await self._signer(request)
         payload = jws.verify(request, key)
         if not await self._nonces.redeem(request.nonce):
-            raise Problem(ProblemType.BAD_NONCE, "JWS has an invalid anti-replay nonce")
+            raise bad_nonce()
         address = scope.get("state", {}).get("client_address") or _peer(scope)
         return await endpoint(
             Call(payload, url, address, tuple(path[1:]), query, account, key, request.jwk)

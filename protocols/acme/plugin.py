@@ -129,6 +129,11 @@ def _check_profiles(directory: Directory) -> None:
     for name in (directory.settings.profile, *directory.settings.profiles):
         if name not in known:
             raise configuration_error(f"acme.{directory.name}: there is no profile {name!r}")
+        if known[name].caa and not directory.settings.caa_identities:
+            raise configuration_error(
+                f"acme.{directory.name}.caa_identities: profile {name!r} checks CAA, so say by "
+                "which domain names CAA records may name this CA"
+            )
 
 
 PLUGIN = Plugin(

@@ -71,7 +71,7 @@ class Accounts:
             thumbprint=thumbprint,
             contact=tuple(message.contact),
             terms_agreed=message.terms_of_service_agreed,
-            external_account=binding and binding.key_id,
+            external_account=None if binding is None else binding.key_id,
             external_binding=message.external_account_binding,
             address=address,
             created=self._directory.now(),

@@ -3,7 +3,7 @@
 import datetime as dt
 
 from pkiserver.storage import Reader, Transaction
-from protocols.acme.challenges import VALIDATORS, ChallengeType
+from protocols.acme.challenges import VALIDATORS, ChallengeType, IdentifierType
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, Authorization, Challenge, NamedIdentifier
 from protocols.acme.service.directory import Directory
@@ -22,7 +22,7 @@ class Authorizations:
 
     def challenge_types(self, identifier: NamedIdentifier) -> list[ChallengeType]:
         """The challenges on offer that can prove an identifier."""
-        kind = "ip" if identifier.type == "ip" else "dns"
+        kind: IdentifierType = "ip" if identifier.type == "ip" else "dns"
         offered = [ChallengeType(name) for name in self._directory.settings.challenges]
         return [
             challenge
@@ -119,7 +119,9 @@ class Authorizations:
 
         def work(reader: Reader) -> tuple[Challenge | None, Authorization | None]:
             found = store.challenge(reader, challenge_id)
-            return found, found and store.authorization(reader, found.authorization)
+            if found is None:
+                return None, None
+            return found, store.authorization(reader, found.authorization)
 
         found, authorization = await self._services.database.lookup(work)
         owner = _owned(authorization, account)

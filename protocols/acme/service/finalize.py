@@ -6,6 +6,7 @@ then is. Signing goes on when the client does not wait; what a crash interrupts,
 
 import asyncio
 import datetime as dt
+import functools
 import hashlib
 
 import structlog
@@ -14,7 +15,6 @@ from pkiserver.ca.model import CertificateRequest, CertificateStatus, Prepared, 
 from pkiserver.clock import from_epoch
 from pkiserver.errors import PKIError
 from pkiserver.pkix.algorithms import spki_sha256
-from pkiserver.pkix.csr import parse as parse_csr
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import jwk
 from protocols.acme.caa import check_caa
@@ -56,11 +56,11 @@ class Finalizer:
             return state
         if state.status is not OrderStatus.READY:
             raise _not_ready(state.status)
-        self._refuse_account_key(account, csr)
         await self._check_caa(account, state)
         prepared = await self._services.issuance.prepare(
             self._request(account, state, csr, address)
         )
+        self._refuse_account_key(account, prepared)
         try:
             await self._issue(account, state, prepared, digest)
         except Problem as problem:
@@ -75,9 +75,9 @@ class Finalizer:
         accepted = state.status in (OrderStatus.PROCESSING, OrderStatus.VALID)
         return accepted and state.order.csr_sha256 == digest
 
-    def _refuse_account_key(self, account: Account, csr: bytes) -> None:
+    def _refuse_account_key(self, account: Account, prepared: Prepared) -> None:
         """RFC 8555 section 11.1: the account key must not be certified."""
-        if parse_csr(csr).spki_sha256 == spki_sha256(jwk.load(account.jwk)):
+        if prepared.spki_sha256 == spki_sha256(jwk.load(account.jwk)):
             raise Problem(ProblemType.BAD_CSR, "the CSR is for the account's own key")
 
     def _request(
@@ -142,8 +142,7 @@ class Finalizer:
 
     async def _check_caa(self, account: Account, state: OrderState) -> None:
         """RFC 8659 section 4: just before issuing, for profiles that ask for it."""
-        profile = self._services.issuance.profile(state.order.profile)
-        if not profile.caa:
+        if not self._services.settings.profiles[state.order.profile].caa:
             return
         methods = await self._services.database.lookup(
             lambda reader: [_method(reader, item) for item in state.authorizations]
@@ -189,9 +188,9 @@ class Finalizer:
         await self._services.issuance.recover(older_than)
         stuck = await self._services.database.read(store.orders_processing)
         for order in stuck:
-            await self._services.database.write(lambda tx, order=order: self._settle(tx, order))
+            await self._services.database.write(functools.partial(self._settle, order))
 
-    def _settle(self, tx: Transaction, order: Order) -> None:
+    def _settle(self, order: Order, tx: Transaction) -> None:
         row = tx.one("SELECT status FROM certificates WHERE id = ?", (order.certificate,))
         status = None if row is None else CertificateStatus(row[0])
         if status is CertificateStatus.ISSUED:

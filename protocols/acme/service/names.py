@@ -1,13 +1,14 @@
 """Whether an account may ask for names at all: the directory's, the external account key's and the
 profile's rules, before any authorization is made."""
 
+import functools
 from collections.abc import Callable, Sequence
 
-from pkiserver.ca.policy import NameMatcher, refuse_names
-
+from pkiserver.ca.name_rules import CompiledRules, compile_rules
+from pkiserver.ca.policy import name_refusal
 from pkiserver.ca.profiles import Profile
 from pkiserver.config import NameRules
-from pkiserver.errors import PKIError
+from pkiserver.errors import configuration_error
 from pkiserver.pkix.names import AltName, NameType
 from protocols.acme.challenges import ChallengeType
 from protocols.acme.identifiers import Identifier
@@ -40,9 +41,10 @@ class NamePolicy:
         self._directory = directory
         self._external = external
         settings = directory.settings
+        place = f"acme.{directory.name}"
         self._rules = {
-            NameType.DNS: NameMatcher(NameType.DNS, settings.dns),
-            NameType.IP: NameMatcher(NameType.IP, settings.ip),
+            NameType.DNS: rules_of(NameType.DNS, settings.dns, place),
+            NameType.IP: rules_of(NameType.IP, settings.ip, place),
         }
 
     async def check(
@@ -76,26 +78,35 @@ class NamePolicy:
         profile: Profile | None,
     ) -> Problem | None:
         name = alt_name(identifier)
-        if not self._rules[name.type].allows(name):
-            return _refused(identifier, "this directory does not serve this name")
-        if own and not _own_rule(name.type, own).allows(name):
+        why = self._rules[name.type].refusal(name.value)
+        if why is not None:
+            return _refused(identifier, f"this directory does not serve this name: {why}")
+        if own and own_rules(name.type, own).refusal(name.value) is not None:
             return _refused(identifier, "the external account key is not good for this name")
         if not challenge_types(identifier):
             return _refused(identifier, "no challenge offered here can prove this name")
-        try:
-            if profile is not None:
-                refuse_names(profile, [name])
-        except PKIError as error:
-            return _refused(identifier, error.detail)
-        return None
+        error = None if profile is None else name_refusal(profile, name)
+        return None if error is None else _refused(identifier, error.detail)
 
 
-def _own_rule(kind: NameType, patterns: tuple[str, ...]) -> NameMatcher:
-    """Patterns of an external account key are of both types: what holds a slash or parses as an
-    address is for IP, everything else for DNS."""
+def rules_of(kind: NameType, rules: NameRules, place: str) -> CompiledRules:
+    """Rules compiled. Raises `PKIError` CONFIGURATION with every mistake in them."""
+    problems: list[str] = []
+    compiled = compile_rules(
+        kind, rules, lambda key, problem: problems.append(f"{place}.{kind}.{key}: {problem}")
+    )
+    if problems:
+        raise configuration_error("\n".join(problems))
+    return compiled
+
+
+@functools.lru_cache(maxsize=1024)
+def own_rules(kind: NameType, patterns: tuple[str, ...]) -> CompiledRules:
+    """The rules of an external account key, whose patterns are of both types: what looks like an
+    address or a network is for IP, everything else for DNS."""
     is_ip = kind is NameType.IP
     mine = tuple(p for p in patterns if p == "*" or _looks_like_ip(p) == is_ip)
-    return NameMatcher(kind, NameRules(allow=mine))
+    return rules_of(kind, NameRules(allow=mine), "names")
 
 
 def _looks_like_ip(pattern: str) -> bool:

@@ -79,10 +79,10 @@ class Orders:
         if bound is not None and bound.profile is not None:
             if asked not in (None, bound.profile):
                 raise _no_profile(asked, "the external account key is bound to another profile")
-            return self._services.issuance.profile(bound.profile)
+            return self._services.issuance.profiles[bound.profile]
         if asked is not None and asked not in self._directory.profiles:
             raise _no_profile(asked, "this directory does not offer it")
-        return self._services.issuance.profile(asked or self._directory.settings.profile)
+        return self._services.issuance.profiles[asked or self._directory.settings.profile]
 
     def _check_validity(self, message: messages.NewOrder, profile: Profile) -> None:
         now = self._services.clock.now()

@@ -96,8 +96,8 @@ class Validation:
                 await asyncio.sleep(delay)
             except Exception:
                 log.exception("validation broke off", challenge=challenge.id)
-                failure = ValidationFailed(FailureKind.SERVER_INTERNAL, "internal error")
-                await self._failed(challenge, authorization, failure)
+                broken = ValidationFailed(FailureKind.SERVER_INTERNAL, "internal error")
+                await self._failed(challenge, authorization, broken)
                 return
             else:
                 await self._succeeded(challenge, authorization, proof)
