@@ -15,7 +15,8 @@ from typing import Any
 
 import h2.events
 import h11
-from h2.events import DataReceived
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived, StreamReset
 from h2.exceptions import ProtocolError
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -265,18 +266,29 @@ def _corrected(made: H11Protocol | H2Protocol) -> H11Protocol | H2Protocol:
 
 
 class _SteadyHTTP2(H2Protocol):
-    """HTTP/2 that survives a body whose request is answered already.
+    """HTTP/2 without the ways a client has to take Hypercorn's engine down.
 
-    Hypercorn looks up the stream of every DATA frame and takes the whole connection down when it is
-    gone, with every other request on it.
+    Hypercorn looks up the stream of every DATA frame and fails, with every other request on the
+    connection, when it is answered already; fails likewise on CONNECT and on a path that is not
+    ASCII; and does not say that a connection is idle when the client has reset its last stream,
+    which would leave it without a timeout.
     """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
             if isinstance(event, DataReceived) and event.stream_id not in self.streams:
                 self._drop(event)
+            elif isinstance(event, RequestReceived) and not _servable(event):
+                with suppress(ProtocolError):
+                    self.connection.reset_stream(event.stream_id or 0, ErrorCodes.PROTOCOL_ERROR)
             else:
                 await super()._handle_events([event])
+            if isinstance(event, StreamReset) and self.idle:
+                await self.send(Updated(idle=True))
         await self._flush()
 
     def _drop(self, event: DataReceived) -> None:
@@ -288,6 +300,12 @@ class _SteadyHTTP2(H2Protocol):
             self.connection.acknowledge_received_data(
                 event.flow_controlled_length or 0, event.stream_id or 0
             )
+
+
+def _servable(request: RequestReceived) -> bool:
+    fields = dict(request.headers or ())
+    path = fields.get(b":path", b"")
+    return fields.get(b":method") != b"CONNECT" and path.startswith((b"/", b"*")) and path.isascii()
 
 
 class _PlainHTTP1(H11Protocol):

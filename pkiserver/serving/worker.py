@@ -13,9 +13,7 @@ from pkiserver.web.peer import PEER_EXTENSION
 
 try:
     from pkiserver.serving.http1 import HTTP1Connection
-except (
-    ImportError
-):  # without httptools HTTP/1.1 is spoken by Hypercorn's h11, at three times the CPU
+except ImportError:  # without httptools Hypercorn's h11 speaks HTTP/1.1, at four times the CPU
     HTTP1Connection = None  # type: ignore[assignment,misc]
 
 TLS_SHUTDOWN_SECONDS = 3.0
