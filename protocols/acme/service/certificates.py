@@ -1,12 +1,13 @@
 """Certificates: download with alternate chains (RFC 8555 section 7.4.2) and revocation (7.6)."""
 
+import functools
+
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from pkiserver.ca import inventory
 from pkiserver.ca.model import (
     REASONS_BY_CODE,
     CertificateRecord,
-    CertificateStatus,
     Reason,
     Requester,
 )
@@ -45,7 +46,7 @@ class Certificates:
         """PEM of the certificate and the chain of that number (0: the default), and how many
         chains there are. Raises 404, or 403 for another account's certificate."""
         record = await self._services.database.lookup(
-            lambda reader: inventory.by_id(reader, certificate_id)
+            lambda reader: inventory.find_certificate(reader, id=certificate_id)
         )
         if record is None or record.der is None:
             raise _unknown()
@@ -94,14 +95,18 @@ class Certificates:
 
     async def _find(self, der: bytes) -> CertificateRecord:
         try:
-            serial = pkix_cert.parse_certificate(der).serial_number
+            sent = pkix_cert.parse_certificate(der)
         except PKIError as error:
             raise Problem(ProblemType.MALFORMED, f"certificate: {error.detail}") from error
-        records = await self._services.database.lookup(
-            lambda reader: inventory.with_serial(reader, serial)
-        )
-        for record in records:
-            if record.der == der and record.status is CertificateStatus.ISSUED:
+        for authority in self._services.authorities.list():
+            if authority.certificate is None or authority.certificate.subject != sent.issuer:
+                continue
+            record = await self._services.database.lookup(
+                functools.partial(
+                    inventory.find_certificate, issuer=authority.name, serial=sent.serial_number
+                )
+            )
+            if record is not None and record.der == der:
                 return record
         raise _unknown()
 
