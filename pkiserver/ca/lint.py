@@ -180,6 +180,9 @@ class Finding:
     code: str
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.code} {self.message}".strip()
+
     @property
     def is_error(self) -> bool:
         return self.severity <= Severity.ERROR

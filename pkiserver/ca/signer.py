@@ -1,0 +1,83 @@
+"""Authorities as issuers: their paths, described once, and their signatures, verified."""
+
+import asyncio
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.issuer import Issuer, describe
+from pkiserver.ca.model import AuthorityStatus
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.keys.signing import sign
+from pkiserver.pkix import cert
+from pkiserver.pkix.algorithms import cheap_to_sign
+from pkiserver.storage import Reader
+
+
+class Signer:
+    """Signs to-be-signed certificates with the authorities' keys."""
+
+    def __init__(self, authorities: Authorities, http_base: str) -> None:
+        self._authorities = authorities
+        self._http_base = http_base
+        self._issuers: dict[str, tuple[tuple[x509.Certificate, ...], Issuer]] = {}
+
+    def issuer(self, name: str, rule: str) -> Issuer:
+        """An active authority. `PKIError` REFUSED_BY_PROFILE with `rule` for one that is not."""
+        authority = self._authorities.get(name)
+        if authority.status is not AuthorityStatus.ACTIVE:
+            raise PKIError(
+                ErrorCode.REFUSED_BY_PROFILE,
+                f"the authority {name} is {authority.status} and issues nothing",
+                rule=rule,
+            )
+        path = self._authorities.path(name)
+        cached = self._issuers.get(name)
+        if cached is None or cached[0] != path:
+            cached = self._issuers[name] = (path, describe(name, path, self._http_base))
+        return cached[1]
+
+    def own_keys(self) -> frozenset[bytes]:
+        """SHA-256 of the public keys of all authorities."""
+        return frozenset(authority.spki_sha256 for authority in self._authorities.list())
+
+    def check_key(self, issuer: str) -> None:
+        """`PKIError` UNAVAILABLE if the authority's key cannot be used now."""
+        self._authorities.key(issuer)
+
+    def check_not_revoked(self, reader: Reader, issuer: str, rule: str) -> None:
+        """What an authority signs after its own certificate was revoked is worth nothing."""
+        authority = self._authorities.get(issuer)
+        while authority.parent is not None and authority.certificate is not None:
+            serial = cert.serial_bytes(authority.certificate.serial_number)
+            sql = "SELECT reason FROM revocations WHERE issuer = ? AND serial = ?"
+            if reader.one(sql, (authority.parent, serial)) is not None:
+                raise PKIError(
+                    ErrorCode.REFUSED_BY_PROFILE,
+                    f"the certificate of the authority {authority.name} is revoked",
+                    rule=rule,
+                )
+            authority = self._authorities.get(authority.parent)
+
+    async def sign(
+        self, issuer: Issuer, tbs: bytes, algorithm: bytes
+    ) -> tuple[x509.Certificate, bytes]:
+        """The certificate; its signature has been verified, since a fault in the signer can give
+        the key away and a broken certificate must not leave."""
+        key = self._authorities.key(issuer.name)
+        der = cert.assemble(tbs, algorithm, await sign(key, tbs))
+        if cheap_to_sign(issuer.public_key):
+            return _verified(der, issuer), der
+        return await asyncio.to_thread(_verified, der, issuer), der
+
+
+def _verified(der: bytes, issuer: Issuer) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        certificate.verify_directly_issued_by(issuer.certificate)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
+        raise PKIError(
+            ErrorCode.INTERNAL, f"the signature of authority {issuer.name} does not verify"
+        ) from error
+    return certificate
