@@ -75,9 +75,7 @@ class LimitedReceive:
                 message = await self._inner()
         except TimeoutError:
             raise HTTPProblem(
-                408,
-                f"the request body did not arrive within {self._limits.body_seconds:g} s",
-                headers={"Connection": "close"},
+                408, f"the request body did not arrive within {self._limits.body_seconds:g} s"
             ) from None
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))

@@ -9,12 +9,15 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.settings
+import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from pkiserver.server import Server, Timeouts
 from pkiserver.serving.hypercorn_seam import CONCURRENT_STREAMS
+from pkiserver.web.edge import Edge
+from pkiserver.web.limits import Limits
 from tests.server.conftest import Files, echo, running
 
 HEADERS = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "h")]
@@ -95,6 +98,23 @@ async def test_a_client_that_opens_no_window_is_cut_off(files: Files) -> None:
         client.get()
         client.flush()
         await client.closed()
+
+
+async def test_a_slow_body_gets_408_and_the_connection_goes_on(files: Files) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(0.2)
+        yield b"y"
+
+    app = Edge(echo, limits=Limits(body_seconds=0.05), access_log=False)
+    async with (
+        running(app, files.tls, http2=True) as (_, port),
+        httpx.AsyncClient(verify=files.client_context(), http2=True) as client,
+    ):
+        answer = await client.post(f"https://localhost:{port}/", content=slow())
+        assert answer.status_code == answer.json()["status"] == 408
+        answer = await client.post(f"https://localhost:{port}/", content=b"quick")
+        assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
 
 
 @pytest.mark.parametrize(
