@@ -77,7 +77,7 @@ class Filter:
 def newest(
     reader: Reader, what: Filter, *, before: str | None = None, limit: int = 100
 ) -> list[CertificateRecord]:
-    """By id, descending: the newest first. `before` is the id of the last one of the page before."""
+    """By id, the newest first. `before` is the id of the last one of the page before."""
     where, params = _conditions(what)
     if before is not None:
         where.append("id < ?")
