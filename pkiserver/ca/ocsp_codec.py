@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pkiserver.ca.encoding import ENUMERATED, extension, generalized_time
 from pkiserver.ca.model import Reason
 from pkiserver.errors import MalformedMessage
-from pkiserver.pkix import cert, der
+from pkiserver.pkix import der
 
 MAX_REQUEST_SIZE = 64 * 1024
 """Octets. A hundred SHA-512 CertIDs, or a signature with a post-quantum chain, fit."""
@@ -320,11 +320,3 @@ def basic_response(
         der.encode(ENUMERATED, bytes((ResponseStatus.SUCCESSFUL,))),
         der.encode(_EXPLICIT_0, response_bytes),
     )
-
-
-def storable_serial(serial: int) -> bytes | None:
-    """The serial number in the form the database has it, or None if no certificate can have it."""
-    try:
-        return cert.serial_bytes(serial)
-    except (ValueError, OverflowError):
-        return None

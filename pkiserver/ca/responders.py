@@ -1,0 +1,315 @@
+"""Delegated OCSP responders (RFC 6960 section 4.2.2.2): a short-lived key and certificate for each
+authority, issued by the very key whose certificates it answers for.
+
+A responder is made ahead of need, so that every answer's nextUpdate lies within the responder's own
+validity. Of all processes one makes it, by a lease. Where the authority's key is kept offline, the
+responder at hand serves until it ends; `create` with a longer validity, while the key is there,
+prepares for that.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pkiserver.ca import encoding, ledger
+from pkiserver.ca.audit import Audit
+from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.issuer import key_identifier
+from pkiserver.ca.model import Authority, Prepared, Requester
+from pkiserver.ca.template import throw_away_key
+from pkiserver.clock import Clock, epoch, from_epoch
+from pkiserver.config import CoreSettings
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.keys import KeyProvider, PrivateKey, sign
+from pkiserver.pkix import algorithms, cert
+from pkiserver.storage import Database, Reader, Row, Transaction
+
+PROFILE = "ocsp-responder"
+BACKDATE = dt.timedelta(minutes=5)
+_LEASE = dt.timedelta(minutes=1)
+_REQUESTER = Requester("status", "ocsp")
+
+_BEST = (
+    "SELECT key_id, certificate, not_before, not_after FROM responders "
+    "WHERE issuer = ? AND not_before <= ? ORDER BY not_after DESC LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Responder:
+    """Who signs answers. `key_hash` names it in them (byKey: the SHA-1 of its key bits),
+    `algorithm` is the AlgorithmIdentifier of its signatures, `certificate` is DER."""
+
+    key_id: str
+    key: PrivateKey = field(repr=False)
+    certificate: bytes = field(repr=False)
+    key_hash: bytes
+    algorithm: bytes = field(repr=False)
+    not_after: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What `reserve` makes durable, and the key it is for."""
+
+    prepared: Prepared
+    key_id: str
+
+
+class Responders:
+    """The responders of every authority, in the table `responders`."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        authorities: Authorities,
+        keys: KeyProvider,
+        audit: Audit,
+        settings: CoreSettings,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._authorities = authorities
+        self._keys = keys
+        self._audit = audit
+        self._settings = settings.ocsp
+        self._random_bytes = random_bytes
+        self._open: dict[str, Responder] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def find(self, reader: Reader, issuer: str, now: dt.datetime) -> Row | None:
+        """The row of the responder that may sign the longest, for `open`; None if all are over."""
+        row = reader.one(_BEST, (issuer, epoch(now)))
+        return row if row is not None and row[3] > epoch(now) else None
+
+    def open(self, issuer: str, row: Row) -> Responder:
+        """The responder of a row, kept in memory. Raises like `KeyProvider.load`."""
+        key_id, certificate, _, not_after = row
+        known = self._open.get(issuer)
+        if known is None or known.key_id != key_id:
+            known = self._open[issuer] = _responder(
+                key_id, self._keys.load(key_id), certificate, from_epoch(not_after)
+            )
+        return known
+
+    async def ensure(self, authority: Authority) -> bool:
+        """Make a responder if there is none or the best one is near its end; whether one was made.
+        Raises `PKIError` UNAVAILABLE when the authority's key is not at hand."""
+        async with self._locks.setdefault(authority.name, asyncio.Lock()):
+            now = self._clock.now()
+            row = await self._database.lookup(lambda reader: self.find(reader, authority.name, now))
+            if row is not None and not self._near_its_end(row, now):
+                return False
+            return await self._make(authority, self._settings.responder_validity, force=False)
+
+    async def create(self, authority: Authority, validity: dt.timedelta) -> None:
+        """Make a responder now, that lasts `validity` at most. Raises `PKIError` UNAVAILABLE like
+        `ensure`, CONFLICT if another process is making one."""
+        if not await self._make(authority, validity, force=True):
+            raise PKIError(ErrorCode.CONFLICT, "another process is making a responder; try again")
+
+    async def forget_expired(self) -> int:
+        """Delete the keys of responders whose certificates are over; how many."""
+        now = epoch(self._clock.now())
+        rows = await self._database.read(
+            lambda reader: reader.all("SELECT key_id FROM responders WHERE not_after < ?", (now,))
+        )
+        for (key_id,) in rows:
+            await self._keys.delete(key_id)
+        if rows:
+            ids = [str(key_id) for (key_id,) in rows]
+            await self._database.write(
+                lambda tx: tx.execute_many(
+                    "DELETE FROM responders WHERE key_id = ?", [(key_id,) for key_id in ids]
+                )
+            )
+        return len(rows)
+
+    def _near_its_end(self, row: Row, now: dt.datetime) -> bool:
+        """Renewed when a quarter of the lifetime is left, sooner if answers run longer than that,
+        but never in its first half."""
+        not_before, not_after = from_epoch(row[2]), from_epoch(row[3])
+        lifetime = not_after - not_before
+        margin = min(lifetime / 2, max(lifetime / 4, 2 * self._settings.validity))
+        return not_after - now < margin
+
+    async def _make(self, authority: Authority, validity: dt.timedelta, *, force: bool) -> bool:
+        key = self._authorities.key(authority.name)
+        now = self._clock.now().replace(microsecond=0)
+        holder = self._random_bytes(8).hex()
+        if not await self._database.write(
+            lambda tx: self._claim(tx, authority.name, holder, now, force=force)
+        ):
+            return False
+        try:
+            await self._issue(authority, key, now, validity)
+        finally:
+            await self._database.write(
+                lambda tx: tx.execute(
+                    "DELETE FROM leases WHERE name = ? AND holder = ?",
+                    (_lease(authority.name), holder),
+                )
+            )
+        return True
+
+    def _claim(
+        self, tx: Transaction, issuer: str, holder: str, now: dt.datetime, *, force: bool
+    ) -> bool:
+        """Take the lease, unless somebody has it or has just done the work."""
+        row = self.find(tx, issuer, now)
+        if not force and row is not None and not self._near_its_end(row, now):
+            return False
+        return bool(
+            tx.execute(
+                "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
+                "until = excluded.until WHERE leases.until <= ?",
+                (_lease(issuer), holder, epoch(now + _LEASE), epoch(now)),
+            )
+        )
+
+    async def _issue(
+        self, authority: Authority, key: PrivateKey, now: dt.datetime, validity: dt.timedelta
+    ) -> None:
+        """Serial and intent are durable before the signature, as for any certificate."""
+        # The top bit stays free, so that the number is positive in 20 octets (RFC 5280 4.1.2.2).
+        serial = int.from_bytes(self._random_bytes(20)) >> 1
+        key_id = f"ocsp-{authority.name}-{cert.serial_hex(serial)[:16]}"
+        own_key = await self._keys.generate(key_id, "p256")
+        try:
+            prepared = _prepare(authority, own_key, serial, now, validity)
+            draft = _Draft(prepared, key_id)
+            await self._database.write(lambda tx: ledger.reserve(tx, prepared, epoch(now)))
+            signature = await sign(key, prepared.tbs)
+            der = cert.assemble(prepared.tbs, prepared.signature_algorithm, signature)
+            x509.load_der_x509_certificate(der).verify_directly_issued_by(_certificate(authority))
+            await self._database.write(lambda tx: self._complete(tx, draft, der))
+        except BaseException:
+            await self._keys.delete(key_id)
+            raise
+
+    def _complete(self, tx: Transaction, draft: _Draft, der: bytes) -> None:
+        prepared = draft.prepared
+        if not ledger.complete(tx, prepared.id, der):
+            raise PKIError(ErrorCode.CONFLICT, "the responder's certificate was finished elsewhere")
+        tx.execute(
+            "INSERT INTO responders (key_id, issuer, certificate, not_before, not_after) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (
+                draft.key_id, prepared.issuer, der,
+                epoch(prepared.not_before), epoch(prepared.not_after),
+            ),
+        )  # fmt: skip
+        self._audit.append(
+            tx,
+            actor=str(_REQUESTER),
+            action="responder.create",
+            object=prepared.issuer,
+            detail={"certificate": prepared.id, "serial": cert.serial_hex(prepared.serial)},
+        )
+
+
+def _lease(issuer: str) -> str:
+    return f"responder:{issuer}"
+
+
+def _certificate(authority: Authority) -> x509.Certificate:
+    if authority.certificate is None:
+        raise PKIError(ErrorCode.UNAVAILABLE, f"authority {authority.name} has no certificate yet")
+    return authority.certificate
+
+
+def _responder(
+    key_id: str, key: PrivateKey, certificate: bytes, not_after: dt.datetime
+) -> Responder:
+    loaded = x509.load_der_x509_certificate(certificate)
+    public_key = cast(CertificateIssuerPublicKeyTypes, loaded.public_key())
+    key_bits = encoding.fields_of(loaded).key_bits
+    # RFC 6960 section 4.2.1: KeyHash is SHA-1 by definition, and only a name here.
+    key_hash = hashlib.sha1(key_bits, usedforsecurity=False).digest()
+    return Responder(
+        key_id, key, certificate, key_hash, encoding.signature_algorithm(public_key), not_after
+    )
+
+
+def _prepare(
+    authority: Authority,
+    own_key: PrivateKey,
+    serial: int,
+    now: dt.datetime,
+    validity: dt.timedelta,
+) -> Prepared:
+    issuer = _certificate(authority)
+    not_before = max(now - BACKDATE, issuer.not_valid_before_utc)
+    not_after = min(now + validity, issuer.not_valid_after_utc)
+    if not_after <= now:
+        raise PKIError(ErrorCode.UNAVAILABLE, f"authority {authority.name} has expired")
+    subject = _subject(issuer.subject)
+    public_key = own_key.public_key()
+    builder = x509.CertificateBuilder(
+        issuer_name=issuer.subject,
+        subject_name=subject,
+        public_key=public_key,
+        serial_number=serial,
+        not_valid_before=not_before,
+        not_valid_after=not_after,
+    )
+    for value, critical in _extensions(issuer).items():
+        builder = builder.add_extension(value, critical)
+    throw_away = throw_away_key(algorithms.describe(issuer.public_key()))
+    signed = builder.sign(throw_away, algorithms.signature_hash_for(throw_away))
+    tbs, signature_algorithm, _ = cert.split(signed.public_bytes(Encoding.DER))
+    return Prepared(
+        id=cert.serial_hex(serial),
+        issuer=authority.name,
+        profile=PROFILE,
+        serial=serial,
+        tbs=tbs,
+        signature_algorithm=signature_algorithm,
+        names=(),
+        subject=subject.rfc4514_string(),
+        spki_sha256=algorithms.spki_sha256(public_key),
+        not_before=not_before,
+        not_after=not_after,
+        requester=_REQUESTER,
+    )
+
+
+def _subject(issuer: x509.Name) -> x509.Name:
+    """The issuer's own name with another common name: so it lies within the name constraints that
+    the issuer lies within."""
+    kept = [name for name in issuer if name.oid != NameOID.COMMON_NAME]
+    return x509.Name([*kept, x509.NameAttribute(NameOID.COMMON_NAME, "OCSP responder")])
+
+
+def _extensions(issuer: x509.Certificate) -> Mapping[x509.ExtensionType, bool]:
+    """Values, and whether they are critical. No way to ask for this certificate's own status: with
+    id-pkix-ocsp-nocheck (RFC 6960 section 4.2.2.2.1) its short life stands for that."""
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return {
+        x509.AuthorityKeyIdentifier(key_identifier(issuer), None, None): False,
+        usage: True,
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]): False,
+        x509.OCSPNoCheck(): False,
+    }
