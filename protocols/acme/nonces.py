@@ -50,7 +50,7 @@ _RING = 96
 _SIZE = _RING + WINDOW // 8
 _PLAIN = struct.Struct("<QI")
 _U64 = struct.Struct("<Q")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class NonceSource(Protocol):
@@ -70,7 +70,8 @@ class SharedNonces:
     """A `NonceSource` for the processes that open the same local file.
 
     Each process calls it from one thread. A process that was forked may go on with the object it
-    inherited. Times come from `clock`, keys from `random_bytes`.
+    inherited. Times come from `clock`, keys from `random_bytes`; the content of `boot_id` changes
+    with every start of the machine.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class SharedNonces:
         path: Path,
         clock: Clock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        boot_id: Path = BOOT_ID,
     ) -> None:
         self._clock = clock
+        self._boot = _boot(boot_id)
         self._random_bytes = random_bytes
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with self._locked():
@@ -88,7 +91,7 @@ class SharedNonces:
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, bytes(_SIZE), 0)
             self._map = mmap.mmap(self._file, _SIZE)
-            if self._map[:8] != _MAGIC or self._map[_BOOT] != _boot():
+            if self._map[:8] != _MAGIC or self._map[_BOOT] != self._boot:
                 self._renew()
         self._next = self._end = self._owner = 0
         self._key = self._map[_KEY]
@@ -163,7 +166,7 @@ class SharedNonces:
         self._map[:8] = bytes(8)
         self._map[_KEY] = self._random_bytes(64)
         self._map[_COUNTER:] = bytes(_SIZE - _COUNTER)
-        self._map[_BOOT] = _boot()
+        self._map[_BOOT] = self._boot
         self._map[:8] = _MAGIC
 
     @contextmanager
@@ -175,8 +178,7 @@ class SharedNonces:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-def _boot() -> bytes:
+def _boot(boot_id: Path) -> bytes:
     """What tells this run of the machine from others. Where the system does not say, the file is
     trusted until `reset`."""
-    boot_id = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else b""
-    return hashlib.sha256(boot_id).digest()[:16]
+    return hashlib.sha256(boot_id.read_bytes() if boot_id.exists() else b"").digest()[:16]

@@ -255,8 +255,3 @@ def unauthorized(detail: str, status: int | None = None) -> Problem:
 def bad_nonce() -> Problem:
     """The detail is part of the interface: acme.sh tries again only if it finds these words."""
     return Problem(ProblemType.BAD_NONCE, "JWS has an invalid anti-replay nonce")
-
-
-def named(token: str, detail: str) -> Problem:
-    """The problem whose type has this registry name, as challenge validators report it."""
-    return Problem(ProblemType(URN_PREFIX + token), detail)

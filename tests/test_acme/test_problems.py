@@ -18,7 +18,6 @@ from protocols.acme.problems import (
     from_json,
     internal,
     malformed,
-    named,
     problem_from,
     unauthorized,
 )
@@ -121,7 +120,7 @@ def test_causes_become_subproblems_with_identifiers() -> None:
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_every_validation_failure_has_its_type(kind: FailureKind) -> None:
-    assert named(kind, "x").type.token == kind
+    assert kind in {type_.token for type_ in ProblemType}
 
 
 def test_stored_problems_read_back_the_same() -> None:
