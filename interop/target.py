@@ -1,6 +1,7 @@
 """The server under test behind one shape: Debian's `pebble`, or `pkiserver up`."""
 
 import contextlib
+import importlib.metadata
 import json
 import ssl
 import sys
@@ -212,7 +213,7 @@ def pkiserver(home: Path, dns: ChallengeDNS) -> Iterator[Target]:
         )
         yield Target(
             name="pkiserver",
-            version=run([command, "--version"], cwd=home).split()[-1],
+            version=importlib.metadata.version("pkiserver"),
             directory_url=f"{base_url}/acme/default/directory",
             ca_bundle=root,
             roots=root,
