@@ -295,11 +295,11 @@ def validity(
         end = min(wished_end.replace(microsecond=0), last - _SECOND)
         # The client named the end only, so the start may move for the lifetime to fit.
         start = start if request.not_before else max(start, end - profile.validity + _SECOND)
-    return _within_path(profile, issuer, start, end)
+    return _within_path(profile, issuer, start, end, now)
 
 
 def _within_path(
-    profile: Profile, issuer: Issuer, start: dt.datetime, end: dt.datetime
+    profile: Profile, issuer: Issuer, start: dt.datetime, end: dt.datetime, now: dt.datetime
 ) -> tuple[dt.datetime, dt.datetime]:
     start, end = max(start, issuer.not_before), min(end, issuer.not_after)
     if end - start >= profile.validity:
@@ -308,7 +308,7 @@ def _within_path(
             "notBefore to notAfter is longer than the profile allows",
             rule=_rule(profile, "validity"),
         )
-    if end <= start:
+    if end <= max(start, now):
         raise PKIError(
             ErrorCode.REFUSED_BY_PROFILE,
             f"nothing is left between notBefore and notAfter (authority {issuer.name} is valid "
