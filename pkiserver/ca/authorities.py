@@ -1,50 +1,60 @@
-"""The authorities: the tree in the database, a snapshot of it in each process, and its changes.
+"""The changes to the tree of authorities.
 
-A new CA certificate of ours goes through the ledger like any other: serial and to-be-signed bytes
-are durable before the parent's key signs, and it can be revoked and asked about by OCSP.
+A CA certificate of ours goes through the ledger like any other: name, key, serial and to-be-signed
+bytes are durable before a key signs, and its status is asked and changed like that of others. What
+a crash leaves is an authority that is pending without a request; making it again takes over.
 """
 
 import asyncio
 import datetime as dt
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.ca import ca_certificate, ledger
-from pkiserver.ca.audit import Audit
-from pkiserver.ca.ca_certificate import Wish, refuse
+from pkiserver.ca import authority_store as store
+from pkiserver.ca import ca_certificate, ca_path, ledger
+from pkiserver.ca.audit import JSON, Audit
+from pkiserver.ca.authority_store import CA_PROFILE, NewAuthority, Path
+from pkiserver.ca.authority_tree import AuthorityTree
+from pkiserver.ca.ca_certificate import Plan, Wish
+from pkiserver.ca.issuer import describe
 from pkiserver.ca.model import Authority, AuthorityStatus, Prepared, Requester
-from pkiserver.ca.template import throw_away_key
-from pkiserver.clock import Clock, epoch, from_epoch
+from pkiserver.ca.subtrees import subject_name
+from pkiserver.clock import Clock, epoch
 from pkiserver.config import CoreSettings, KeyKind
-from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.keys import KeyProvider, PrivateKey, sign
 from pkiserver.pkix import algorithms, cert
 from pkiserver.pkix.pem import encode_pem
-from pkiserver.storage import Database, IntegrityError, Reader, Row, Transaction
+from pkiserver.storage import Database, IntegrityError, Transaction
 
-CA_PROFILE = "ca"
-"""What the inventory shows as the profile of a CA certificate."""
-_COLUMNS = "name, parent, certificate, chain, key_id, spki_sha256, status, created"
+__all__ = ["CA_PROFILE", "Authorities", "Wish", "bootstrap", "key_kind", "subject_name"]
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_YEAR = dt.timedelta(days=365)
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """One state of the table."""
+@dataclass(frozen=True, slots=True)
+class _NewKey:
+    """A key that is durable and belongs to no authority yet."""
 
-    stamp: object = None
-    by_name: dict[str, Authority] = field(default_factory=dict)
+    id: str
+    key: PrivateKey = field(repr=False)
+
+    @property
+    def spki_sha256(self) -> bytes:
+        return algorithms.spki_sha256(self.key.public_key())
 
 
-class Authorities:
-    """The certification authorities of this server. Each process calls `load` before anything
-    else; `refresh_if_changed` shows it what another process did."""
+class Authorities(AuthorityTree):
+    """The tree and its changes, each in one transaction with its audit row. `actor` is who asked,
+    as `protocol:party`. All may be called concurrently, from several processes: of two who want a
+    name, one gets it and the other a `PKIError` CONFLICT."""
 
     def __init__(
         self,
@@ -55,374 +65,345 @@ class Authorities:
         settings: CoreSettings,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        self._database = database
+        super().__init__(database, keys)
         self._clock = clock
-        self._keys = keys
         self._audit = audit
-        self._settings = settings
+        self._http_base = settings.server.http_base
         self._random = random_bytes
-        self._tree = _Tree()
-
-    # Reading
-
-    async def load(self) -> None:
-        """Read the tree."""
-        self._tree = await self._database.read(_read_tree)
-
-    async def refresh_if_changed(self) -> None:
-        """Read the tree again if another process changed it."""
-        if await self._database.lookup(_stamp) != self._tree.stamp:
-            await self.load()
-
-    def get(self, name: str) -> Authority:
-        """Raises `PKIError` NOT_FOUND."""
-        authority = self._tree.by_name.get(name)
-        if authority is None:
-            raise PKIError(ErrorCode.NOT_FOUND, f"there is no authority {name!r}")
-        return authority
-
-    def list(self) -> "list[Authority]":
-        """All of them, parents before children."""
-        return list(self._tree.by_name.values())
-
-    def certificate(self, name: str) -> x509.Certificate:
-        """Raises `PKIError` UNAVAILABLE while it is awaited from outside."""
-        found = self.get(name).certificate
-        if found is None:
-            raise PKIError(
-                ErrorCode.UNAVAILABLE,
-                f"authority {name!r} has no certificate yet; see 'pkiserver ca install'",
-            )
-        return found
-
-    def path(self, name: str) -> tuple[x509.Certificate, ...]:
-        """Its certificate and those above it, with the root."""
-        authority = self.get(name)
-        own = self.certificate(name)
-        if authority.parent is None:
-            return (own, *authority.outside)
-        return (own, *self.path(authority.parent))
-
-    def chain(self, name: str) -> tuple[x509.Certificate, ...]:
-        """`path` without the self-signed root: what a TLS server sends. A root's own is empty."""
-        return tuple(c for c in self.path(name) if c.subject != c.issuer)
-
-    def chains(self, name: str) -> tuple[tuple[x509.Certificate, ...], ...]:
-        """Every chain on offer, the default first (RFC 8555 section 7.4.2)."""
-        return (self.chain(name),)
-
-    def roots(self) -> tuple[x509.Certificate, ...]:
-        """The trust anchors: self-signed certificates at the top, once each."""
-        tops = [self.path(a.name)[-1] for a in self.list() if a.certificate is not None]
-        return tuple(dict.fromkeys(tops))
-
-    def key_identifier(self, name: str) -> bytes | None:
-        """subjectKeyIdentifier of its certificate; None while it has none."""
-        own = self.get(name).certificate
-        return None if own is None else cert.subject_key_identifier(own)
-
-    def key(self, name: str) -> PrivateKey:
-        """The signing key. Raises `PKIError` if it is offline."""
-        return self._keys.load(self.get(name).key_id)
-
-    # Making
 
     async def create_root(self, name: str, wish: Wish, kind: KeyKind, *, actor: str) -> Authority:
         """A new self-signed root."""
         self._require_free(name)
-        key_id, key = await self._new_key(name, kind)
-        now = self._now()
-        builder = ca_certificate.root_builder(wish, _public(key), self._serial(), now)
-        signed = await self._self_sign(builder, key)
-        return await self._insert(
-            name, None, signed, (), key_id, key, actor, "authority.create-root"
-        )
+        plan = ca_certificate.plan_root(wish, self._clock.now())
+        return await self._create(name, plan, kind, actor)
 
     async def create(
         self, name: str, parent: str, wish: Wish, kind: KeyKind, *, actor: str
     ) -> Authority:
-        """A new CA below one of ours, within the parent's path length, names and lifetime."""
+        """A new CA below one of ours, within the parent's path length, names and lifetime.
+        `PKIError` REFUSED_BY_PROFILE or REFUSED_NAME says which rule is against it."""
         self._require_free(name)
         self.key(parent)
-        parents = self.path(parent)
-        check = ca_certificate.child_builder(
-            wish, parents[0].public_key(), self._serial(), self._now(), parents, parent,
-            self._settings.server.http_base,
-        )  # fmt: skip
-        del check  # refused before a key is made for it
-        key_id, key = await self._new_key(name, kind)
-        der = await self._issue(name, parent, wish, key, actor)
-        return await self._insert(
-            name, parent, cert.parse_certificate(der), (), key_id, key, actor, "authority.create"
-        )
-
-    async def _issue(
-        self, name: str, parent: str, wish: Wish, key: PrivateKey, actor: str
-    ) -> bytes:
-        serial = self._serial()
-        builder = ca_certificate.child_builder(
-            wish, _public(key), serial, self._now(), self.path(parent), parent,
-            self._settings.server.http_base,
-        )  # fmt: skip
-        issuer = self.certificate(parent)
-        stand_in = throw_away_key(algorithms.describe(issuer.public_key()))
-        draft = builder.sign(stand_in, algorithms.signature_hash_for(stand_in))
-        tbs, algorithm, _ = cert.split(draft.public_bytes(Encoding.DER))
-        prepared = Prepared(
-            id=self._random(16).hex(),
-            issuer=parent,
-            profile=CA_PROFILE,
-            serial=serial,
-            tbs=tbs,
-            signature_algorithm=algorithm,
-            names=(),
-            subject=wish.subject.rfc4514_string(),
-            spki_sha256=algorithms.spki_sha256(_public(key)),
-            not_before=draft.not_valid_before_utc,
-            not_after=draft.not_valid_after_utc,
-            requester=Requester("ca", name),
-        )
-        await self._database.write(
-            lambda tx: ledger.reserve(tx, prepared, epoch(self._clock.now()))
-        )
-        der = cert.assemble(tbs, algorithm, await sign(self.key(parent), tbs))
-        cert.parse_certificate(der).verify_directly_issued_by(issuer)
-        await self._database.write(lambda tx: ledger.complete(tx, prepared.id, der))
-        return der
+        path = self.path(parent)
+        issuer = describe(parent, path, self._http_base)
+        plan = ca_certificate.plan_child(wish, issuer, path, self._clock.now())
+        return await self._create(name, plan, kind, actor)
 
     async def request(self, name: str, subject: x509.Name, kind: KeyKind, *, actor: str) -> bytes:
         """A key and a PEM request for an outside CA; the authority waits for `install`."""
         self._require_free(name)
-        key_id, key = await self._new_key(name, kind)
-        builder = ca_certificate.request_builder(subject, _public(key))
-        algorithm = algorithms.signature_hash_for(key)
-        csr = await asyncio.to_thread(lambda: builder.sign(key, algorithm))
+        new = await self._new_key(name, kind)
+        builder = ca_certificate.request_builder(subject, new.key.public_key())
+        algorithm = algorithms.signature_hash_for(new.key)
+        csr = await asyncio.to_thread(builder.sign, new.key, algorithm)
         der = csr.public_bytes(Encoding.DER)
+        row = NewAuthority(name, None, new.id, new.spki_sha256, der)
 
         def work(tx: Transaction) -> None:
-            _insert_row(
-                tx, name, None, None, (), key_id, _public(key), "pending", self._epoch(), der
-            )
-            self._note(tx, actor, "authority.request", name, subject.rfc4514_string())
+            self._take(tx, row)
+            self._note(tx, actor, "request", name, {"subject": subject.rfc4514_string()})
 
-        await self._write(name, work)
+        await self._change(new, work)
+        return encode_pem("CERTIFICATE REQUEST", der)
+
+    async def csr(self, name: str) -> bytes:
+        """The PEM request again. Raises `PKIError` NOT_FOUND if there never was one."""
+        der = await self._database.lookup(lambda reader: store.read_csr(reader, name))
+        if der is None:
+            raise PKIError(ErrorCode.NOT_FOUND, f"authority {ascii(name)} has no request")
         return encode_pem("CERTIFICATE REQUEST", der)
 
     async def install(
         self, name: str, certificates: Sequence[x509.Certificate], *, actor: str
     ) -> Authority:
-        """The outside CA's answer to `request`, with the whole chain up to its root."""
-        key = self.key(name)
-        path = ca_certificate.order_chain(certificates, _public(key))
-        ca_certificate.check_path(path, self._clock.now())
-        own = path[0].public_bytes(Encoding.DER)
-        outside = _join(path[1:])
+        """The answer to `request`: certificates in any order, with the whole chain up to its root.
+        `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
+        authority = self.get(name)
+        path = await self._checked(certificates, self.key(name))
 
         def work(tx: Transaction) -> None:
-            if not tx.execute(
-                "UPDATE authorities SET certificate = ?, chain = ?, status = 'active' "
-                "WHERE name = ? AND status = 'pending'",
-                (own, outside, name),
-            ):
-                raise PKIError(ErrorCode.CONFLICT, f"authority {name!r} awaits no certificate")
-            self._note(tx, actor, "authority.install", name, path[0].subject.rfc4514_string())
+            if store.read_csr(tx, name) is None:
+                raise _awaits_nothing(name)
+            self._adopt(tx, authority.key_id, name, path, actor, "install")
 
-        await self._write(name, work)
+        await self._change(None, work)
         return self.get(name)
 
     async def import_(
         self, name: str, certificates: Sequence[x509.Certificate], key: PrivateKey, *, actor: str
     ) -> Authority:
-        """An existing CA: its key, its certificate and the whole chain up to a root."""
+        """An existing CA: its key, its certificate and the whole chain up to a root, which may be
+        one of ours. `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
         self._require_free(name)
-        path = ca_certificate.order_chain(certificates, _public(key))
-        ca_certificate.check_path(path, self._clock.now())
-        key_id = f"{name}-{self._random(4).hex()}"
-        await self._keys.store(key_id, key)
-        return await self._insert(
-            name, None, path[0], tuple(path[1:]), key_id, key, actor, "authority.import"
+        path = await self._checked(certificates, key)
+        new = _NewKey(self._key_id(name), key)
+        row = NewAuthority(name, None, new.id, new.spki_sha256)
+        await self._keys.store(new.id, key)
+
+        def work(tx: Transaction) -> None:
+            self._take(tx, row)
+            if store.key_in_use(tx, new.spki_sha256, name):
+                raise PKIError(ErrorCode.CONFLICT, "another authority has this key")
+            self._adopt(tx, new.id, name, path, actor, "import")
+
+        await self._change(new, work)
+        return self.get(name)
+
+    async def add_chain(
+        self, name: str, certificates: Sequence[x509.Certificate], *, actor: str
+    ) -> None:
+        """A cross certificate, that is another one for the authority's name and key, and what is
+        above it: from now on an alternate chain of everything below."""
+        own = self.certificate(name)
+        path = await asyncio.to_thread(ca_path.order, certificates, own.public_key())
+        ca_path.check(path, self._clock.now())
+        if path[0].subject != own.subject:
+            raise ca_certificate.refuse("the certificate is for another name than the authority's")
+        if path[:-1] in self.chains(name):
+            raise PKIError(ErrorCode.CONFLICT, f"authority {name} has this chain already")
+
+        def work(tx: Transaction) -> None:
+            if not store.add_cross_chain(tx, name, path, epoch(self._clock.now())):
+                raise PKIError(ErrorCode.CONFLICT, f"authority {name} has this chain already")
+            self._note(tx, actor, "cross", name, _about(path[0]))
+
+        await self._change(None, work)
+
+    async def retire(self, name: str, *, actor: str) -> Authority:
+        """From now on the authority issues nothing; it goes on signing status. There is no way
+        back. `PKIError` CONFLICT if it is not active."""
+        self.get(name)
+
+        def work(tx: Transaction) -> None:
+            if not store.retire(tx, name):
+                raise PKIError(ErrorCode.CONFLICT, f"authority {name} is not active")
+            self._note(tx, actor, "retire", name, {})
+
+        await self._change(None, work)
+        return self.get(name)
+
+    # Creating: two transactions, a signature between them.
+
+    async def _create(self, name: str, plan: Plan, kind: KeyKind, actor: str) -> Authority:
+        new = await self._new_key(name, kind)
+        prepared = await asyncio.to_thread(self._prepare, name, plan, new)
+        row = NewAuthority(name, plan.issuer.name if plan.issuer else None, new.id, new.spki_sha256)
+        await self._change(new, lambda tx: self._reserve(tx, row, prepared, actor))
+        try:
+            certificate = await self._signed(prepared, plan, new)
+            path = (certificate, *(self.path(row.parent) if row.parent else ()))
+            await self._change(None, lambda tx: self._complete(tx, row, prepared, path, actor))
+        except Exception:
+            await self._database.write(lambda tx: self._give_up(tx, row, prepared, actor))
+            raise
+        return self.get(name)
+
+    def _prepare(self, name: str, plan: Plan, new: _NewKey) -> Prepared:
+        serial = self._serial()
+        built = ca_certificate.build(plan, new.key.public_key(), serial)
+        return Prepared(
+            id=self._random(16).hex(),
+            issuer=plan.issuer.name if plan.issuer else name,
+            profile=CA_PROFILE,
+            serial=serial,
+            tbs=built.tbs,
+            signature_algorithm=built.signature_algorithm,
+            names=(),
+            subject=plan.wish.subject.rfc4514_string(),
+            spki_sha256=new.spki_sha256,
+            not_before=plan.not_before,
+            not_after=plan.not_after,
+            requester=Requester("ca", name),
         )
+
+    def _reserve(self, tx: Transaction, row: NewAuthority, prepared: Prepared, actor: str) -> None:
+        if row.parent is not None:
+            self.check_usable(tx, row.parent)
+        self._take(tx, row)
+        ledger.reserve(tx, prepared, epoch(self._clock.now()))
+        detail = {"serial": cert.serial_hex(prepared.serial), "issuer": prepared.issuer}
+        self._note(tx, actor, "create", row.name, detail, outcome="reserved")
+
+    async def _signed(self, prepared: Prepared, plan: Plan, new: _NewKey) -> x509.Certificate:
+        """Verified: a faulty signature can give the key away and must not leave."""
+        signer = self.key(plan.issuer.name) if plan.issuer else new.key
+        der = cert.assemble(
+            prepared.tbs, prepared.signature_algorithm, await sign(signer, prepared.tbs)
+        )
+        certificate = cert.parse_certificate(der)
+        issuer = plan.issuer.certificate if plan.issuer else certificate
+        if not await asyncio.to_thread(ca_path.issued, issuer, certificate):
+            raise PKIError(ErrorCode.INTERNAL, "the signature of the new CA does not verify")
+        return certificate
+
+    def _complete(
+        self, tx: Transaction, row: NewAuthority, prepared: Prepared, path: Path, actor: str
+    ) -> None:
+        der = path[0].public_bytes(Encoding.DER)
+        if not ledger.complete(tx, prepared.id, der) or not store.activate(
+            tx, row.name, row.key_id, path, row.parent
+        ):
+            raise PKIError(
+                ErrorCode.CONFLICT, f"making authority {row.name} was given up meanwhile"
+            )
+        self._note(tx, actor, "create", row.name, _about(path[0]))
+
+    def _give_up(self, tx: Transaction, row: NewAuthority, prepared: Prepared, actor: str) -> None:
+        """The serial stays used, the name can be taken again. Nothing is done if the certificate
+        was stored after all."""
+        if ledger.abandon(tx, prepared.id):
+            self._note(tx, actor, "create", row.name, {}, outcome="failed")
 
     # Parts
 
-    async def _new_key(self, name: str, kind: KeyKind) -> tuple[str, PrivateKey]:
-        """A key under the authority's name, or near it if a crash left one of that name."""
-        try:
-            return name, await self._keys.generate(name, kind)
-        except PKIError as error:
-            if error.code is not ErrorCode.CONFLICT:
-                raise
-        key_id = f"{name}-{self._random(4).hex()}"
-        return key_id, await self._keys.generate(key_id, kind)
+    async def _checked(self, certificates: Sequence[x509.Certificate], key: PrivateKey) -> Path:
+        """The path of a key, found among the certificates given and ours, and in order."""
+        ours = [path[0] for path in self._tree.paths.values()]
+        candidates = list(dict.fromkeys([*certificates, *ours]))
+        path = await asyncio.to_thread(ca_path.order, candidates, key.public_key())
+        ca_path.check(path, self._clock.now())
+        return path
 
-    async def _insert(
-        self, name: str, parent: str | None, own: x509.Certificate,
-        outside: tuple[x509.Certificate, ...], key_id: str, key: PrivateKey, actor: str,
-        action: str,
-    ) -> Authority:  # fmt: skip
-        def work(tx: Transaction) -> None:
-            _insert_row(
-                tx, name, parent, own, outside, key_id, _public(key), "active", self._epoch(), None
-            )
-            self._note(tx, actor, action, name, own.subject.rfc4514_string())
+    def _adopt(
+        self, tx: Transaction, key_id: str, name: str, path: Path, actor: str, action: str
+    ) -> None:
+        """A certificate that was signed elsewhere. If one of ours issued it, its status is asked
+        of us: it goes into the inventory."""
+        parent = self._issuer_of(path)
+        if parent is not None:
+            self.check_usable(tx, parent)
+        if not store.activate(tx, name, key_id, path, parent):
+            raise _awaits_nothing(name)
+        if parent is not None or len(path) == 1:
+            self._enter(tx, path[0], parent or name, name)
+        detail = _about(path[0]) | {"crl_sign": ca_path.may_sign_crls(path[0])}
+        self._note(tx, actor, action, name, detail)
 
-        await self._write(name, work)
-        return self.get(name)
+    def _issuer_of(self, path: Path) -> str | None:
+        """The authority of ours whose path is what is above the first of `path`."""
+        return next((name for name, ours in self._tree.paths.items() if ours == path[1:]), None)
 
-    async def _write(self, name: str, work: Callable[[Transaction], None]) -> None:
+    def _enter(
+        self, tx: Transaction, certificate: x509.Certificate, issuer: str, name: str
+    ) -> None:
+        der = certificate.public_bytes(Encoding.DER)
+        serial = cert.serial_bytes(certificate.serial_number)
+        if store.in_inventory(tx, issuer, serial, der):
+            return
+        tbs, algorithm, _ = cert.split(der)
+        prepared = Prepared(
+            id=self._random(16).hex(),
+            issuer=issuer,
+            profile=CA_PROFILE,
+            serial=certificate.serial_number,
+            tbs=tbs,
+            signature_algorithm=algorithm,
+            names=(),
+            subject=certificate.subject.rfc4514_string(),
+            spki_sha256=algorithms.spki_sha256(certificate.public_key()),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            requester=Requester("ca", name),
+        )
+        ledger.reserve(tx, prepared, epoch(self._clock.now()))
+        ledger.complete(tx, prepared.id, der)
+
+    async def _new_key(self, name: str, kind: KeyKind) -> _NewKey:
+        key_id = self._key_id(name)
+        return _NewKey(key_id, await self._keys.generate(key_id, kind))
+
+    def _key_id(self, name: str) -> str:
+        """Never one of before: a key is not written over."""
+        return f"ca-{name}-{self._random(4).hex()}"
+
+    async def _change(self, new: _NewKey | None, work: Callable[[Transaction], None]) -> None:
+        """Write, then read the tree again. A `new` key goes if it became no authority's."""
         try:
             await self._database.write(work)
-        except IntegrityError as error:
-            raise _taken(name) from error
+        except (PKIError, IntegrityError) as error:
+            if new is not None:
+                await self._keys.delete(new.id)
+            if isinstance(error, IntegrityError):
+                raise PKIError(ErrorCode.CONFLICT, "the serial number is taken") from error
+            raise
         await self.load()
 
-    def _note(self, tx: Transaction, actor: str, action: str, name: str, subject: str) -> None:
-        self._audit.append(tx, actor=actor, action=action, object=name, detail={"subject": subject})
+    def _take(self, tx: Transaction, row: NewAuthority) -> None:
+        if not store.add_pending(tx, row, epoch(self._clock.now())):
+            raise _taken(row.name)
 
-    async def _self_sign(
-        self, builder: x509.CertificateBuilder, key: PrivateKey
-    ) -> x509.Certificate:
-        algorithm = algorithms.signature_hash_for(key)
-        return await asyncio.to_thread(lambda: builder.sign(key, algorithm))
+    def _note(
+        self, tx: Transaction, actor: str, action: str, name: str,
+        detail: Mapping[str, JSON], *, outcome: str = "done",
+    ) -> None:  # fmt: skip
+        self._audit.append(
+            tx, actor=actor, action=f"authority.{action}", object=name, outcome=outcome,
+            detail=detail,
+        )  # fmt: skip
 
     def _require_free(self, name: str) -> None:
+        """An early look; `add_pending` decides."""
         if not _NAME.fullmatch(name):
-            raise PKIError(
-                ErrorCode.MALFORMED,
-                f"{name!r}: an authority's name has lower-case letters, digits and hyphens only",
+            raise configuration_error(
+                f"{ascii(name)}: an authority's name has 1 to 63 lower-case letters, digits and "
+                "hyphens, no hyphen first"
             )
-        if name in self._tree.by_name:
+        known = self._tree.by_name.get(name)
+        if known is not None and known.status is not AuthorityStatus.PENDING:
             raise _taken(name)
 
-    def _now(self) -> dt.datetime:
-        return self._clock.now().replace(microsecond=0)
-
-    def _epoch(self) -> int:
-        return epoch(self._clock.now())
-
     def _serial(self) -> int:
-        """160 bits less one, random, positive and never short (RFC 5280 section 4.1.2.2)."""
-        return int.from_bytes(self._random(20), "big") >> 1 | 1 << 158
-
-
-def _public(key: PrivateKey) -> CertificatePublicKeyTypes:
-    return key.public_key()
+        """20 octets, positive, 158 random bits (RFC 5280 section 4.1.2.2)."""
+        return int.from_bytes(self._random(20)) >> 2 | 1 << 158
 
 
 def _taken(name: str) -> PKIError:
-    return PKIError(ErrorCode.CONFLICT, f"there is an authority {name!r} already")
+    return PKIError(ErrorCode.CONFLICT, f"there is an authority {name} already")
 
 
-def _join(certificates: Sequence[x509.Certificate]) -> bytes:
-    return b"".join(c.public_bytes(Encoding.DER) for c in certificates)
+def _awaits_nothing(name: str) -> PKIError:
+    return PKIError(ErrorCode.CONFLICT, f"authority {name} awaits no certificate")
 
 
-def _insert_row(
-    tx: Transaction, name: str, parent: str | None, own: x509.Certificate | None,
-    outside: Sequence[x509.Certificate], key_id: str,
-    public_key: CertificatePublicKeyTypes, status: str, now: int,
-    csr: bytes | None,
-) -> None:  # fmt: skip
-    tx.execute(
-        f"INSERT INTO authorities ({_COLUMNS}, csr) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            name, parent, None if own is None else own.public_bytes(Encoding.DER),
-            _join(outside), key_id,
-            algorithms.spki_sha256(public_key), status, now, csr,
-        ),
-    )  # fmt: skip
-    tx.execute("INSERT INTO status_generations (issuer, generation) VALUES (?, 1)", (name,))
+def _about(certificate: x509.Certificate) -> dict[str, JSON]:
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "serial": cert.serial_hex(certificate.serial_number),
+        "not_after": epoch(certificate.not_valid_after_utc),
+    }
 
 
-def _stamp(reader: Reader) -> Row | None:
-    return reader.one(
-        "SELECT COUNT(*), COUNT(certificate), SUM(status = 'retired'), MAX(created) "
-        "FROM authorities"
+def key_kind(text: str) -> KeyKind:
+    """The kind of key that `text` names. Raises `PKIError` CONFIGURATION."""
+    for kind in get_args(KeyKind):
+        if text == kind:
+            found: KeyKind = kind
+            return found
+    raise configuration_error(
+        f"there is no key kind {ascii(text)}; choose one of {', '.join(get_args(KeyKind))}"
     )
-
-
-def _read_tree(reader: Reader) -> _Tree:
-    rows = reader.all(f"SELECT {_COLUMNS} FROM authorities ORDER BY created, name")
-    found = {row[0]: _authority(row) for row in rows}
-    ordered: dict[str, Authority] = {}
-    while len(ordered) < len(found):
-        ready = [
-            a for a in found.values()
-            if a.name not in ordered and (a.parent is None or a.parent in ordered)
-        ]  # fmt: skip
-        ordered.update((a.name, a) for a in ready)
-    return _Tree(_stamp(reader), ordered)
-
-
-def _authority(row: Row) -> Authority:
-    name, parent, own, chain, key_id, spki_sha256, status, created = row
-    return Authority(
-        name=name,
-        parent=parent,
-        certificate=None if own is None else x509.load_der_x509_certificate(own),
-        outside=_split(chain),
-        key_id=key_id,
-        spki_sha256=spki_sha256,
-        status=AuthorityStatus(status),
-        created=from_epoch(created),
-    )
-
-
-def _split(chain: bytes) -> tuple[x509.Certificate, ...]:
-    found: list[x509.Certificate] = []
-    while chain:
-        length = _der_length(chain)
-        found.append(x509.load_der_x509_certificate(chain[:length]))
-        chain = chain[length:]
-    return tuple(found)
-
-
-def _der_length(data: bytes) -> int:
-    """Of the element data begins with, in bytes, its header included."""
-    first = data[1]
-    if first < 0x80:
-        return 2 + first
-    count = first & 0x7F
-    return 2 + count + int.from_bytes(data[2 : 2 + count], "big")
-
-
-def subject_name(text: str) -> x509.Name:
-    """An RFC 4514 string, written most general last ("CN=Root,O=Example"), as a name."""
-    try:
-        name = x509.Name.from_rfc4514_string(text)
-    except ValueError as error:
-        raise refuse(f"subject {text!r}: {error}") from error
-    if not name.rdns:
-        raise refuse("an authority needs a subject (RFC 5280 section 4.1.2.6)")
-    return name
 
 
 async def bootstrap(
-    authorities: Authorities, *, organization: str, root_key: str, issuing_key: str
-) -> tuple[Authority, Authority]:
-    """The two authorities of a new home: a root for 20 years, an issuing CA for 5."""
-    suffix = f",O={_escaped(organization)}" if organization else ""
-    prefix = organization or "pkiserver"
-    year = dt.timedelta(days=365)
+    authorities: Authorities, *, organization: str = "", root_key: str = "p384",
+    issuing_key: str = "p256", actor: str = "cli:init",
+) -> tuple[Authority, Authority]:  # fmt: skip
+    """The two authorities of a new home: a root for 20 years, an issuing CA for 5. The kinds of
+    keys are names of `KeyKind`."""
+    kinds = key_kind(root_key), key_kind(issuing_key)
     root = await authorities.create_root(
-        "root",
-        Wish(subject_name(f"CN={_escaped(prefix)} Root CA{suffix}"), 20 * year),
-        _kind(root_key),
-        actor="cli:init",
+        "root", Wish(_subject("Root CA", organization), 20 * _YEAR), kinds[0], actor=actor
     )
     issuing = await authorities.create(
         "issuing",
         "root",
-        Wish(subject_name(f"CN={_escaped(prefix)} Issuing CA{suffix}"), 5 * year, path_length=0),
-        _kind(issuing_key),
-        actor="cli:init",
+        Wish(_subject("Issuing CA", organization), 5 * _YEAR, path_length=0),
+        kinds[1],
+        actor=actor,
     )
     return root, issuing
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r'([,+"\\<>;=#])', r"\\\1", text.strip())
-
-
-def _kind(text: str) -> KeyKind:
-    return text  # type: ignore[return-value]  # the provider refuses an unknown kind
+def _subject(role: str, organization: str) -> x509.Name:
+    name = re.sub(r'([\\"#+,;<=>{}])', r"\\\1", organization.strip())
+    return subject_name(f"CN={name or 'pkiserver'} {role}" + (f",O={name}" if name else ""))

@@ -1,28 +1,40 @@
-"""CA certificates: what goes into one, and whether one may stand where it is to stand (RFC 5280
-sections 4.2.1.9, 4.2.1.10 and 6.1). Pure; `authorities.py` acts on it."""
+"""New CA certificates: what may be in one below its issuer, and the bytes to sign (RFC 5280
+sections 4.2.1.9, 4.2.1.10 and 4.1). Pure; `authorities.py` acts on it.
+
+A child never has more than the CAs above it: its path length is smaller, its name constraints only
+narrow, its purposes are among theirs, and it does not outlive them.
+"""
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.types import (
-    CertificateIssuerPrivateKeyTypes,
-    CertificatePublicKeyTypes,
-)
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.ca.encoding import fields_of
+from pkiserver.ca.issuer import Issuer
+from pkiserver.ca.template import throw_away_key
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, cert, constraints
 
-MAX_PATH = 10
-"""Certificates above an authority that are looked at."""
+RULE = "ca-certificate"
+BACKDATE = dt.timedelta(minutes=5)
+LONGEST = dt.timedelta(days=100 * 366)
+MAX_PATH_LENGTH = 8
+_SECOND = dt.timedelta(seconds=1)
+_KEY_USAGE = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
+    encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a new CA certificate. `path_length` None: no bound of its own."""
+    """What is asked of a new CA certificate. `path_length` None: as much as the CAs above leave;
+    for a root, no bound."""
 
     subject: x509.Name
     validity: dt.timedelta
@@ -32,142 +44,189 @@ class Wish:
     policies: tuple[x509.ObjectIdentifier, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A wish that keeps every rule, and what follows from them. `issuer` None: a root."""
+
+    wish: Wish
+    issuer: Issuer | None
+    not_before: dt.datetime
+    not_after: dt.datetime
+    path_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToBeSigned:
+    """The parts of a certificate without its signature."""
+
+    tbs: bytes = field(repr=False)
+    signature_algorithm: bytes = field(repr=False)
+
+
 def refuse(detail: str) -> PKIError:
-    return PKIError(ErrorCode.REFUSED_BY_PROFILE, detail, rule="ca-certificate")
+    return PKIError(ErrorCode.REFUSED_BY_PROFILE, detail, rule=RULE)
 
 
-def path_length(certificate: x509.Certificate) -> int | None:
+def plan_root(wish: Wish, now: dt.datetime) -> Plan:
+    """A self-signed root. `PKIError` REFUSED_BY_PROFILE says which rule the wish breaks."""
+    _check_wish(wish)
+    start = now.replace(microsecond=0) - BACKDATE
+    return Plan(wish, None, start, start + wish.validity - _SECOND, wish.path_length)
+
+
+def plan_child(
+    wish: Wish, issuer: Issuer, path: Sequence[x509.Certificate], now: dt.datetime
+) -> Plan:
+    """A CA below `issuer`, whose certification path, its own certificate first, is `path`.
+    `PKIError` REFUSED_BY_PROFILE or REFUSED_NAME says which rule the wish breaks."""
+    _check_wish(wish)
+    if not issuer.not_before <= now <= issuer.not_after:
+        raise refuse(f"the authority {issuer.name} or one above it is not valid now")
+    start = max(now.replace(microsecond=0) - BACKDATE, issuer.not_before)
+    # Section 4.1.2.5 counts both ends in; a child that outlives its issuer is of no use.
+    end = min(start + wish.validity - _SECOND, issuer.not_after)
+    _check_subject(wish.subject, issuer, path)
+    for above in issuer.constraints:
+        if not constraints.narrows(above, wish.name_constraints):
+            raise refuse("the name constraints are wider than those of a CA above")
+    issuer.check_purposes(wish.extended_key_usage, RULE)
+    return Plan(wish, issuer, start, end, _tightened(wish.path_length, path))
+
+
+def _check_wish(wish: Wish) -> None:
+    if not wish.subject.rdns:
+        raise refuse("an authority needs a subject (RFC 5280 section 4.1.2.6)")
+    if not dt.timedelta(minutes=1) <= wish.validity <= LONGEST:
+        raise refuse("the validity of an authority is a minute at least and 100 years at most")
+    if wish.path_length is not None and not 0 <= wish.path_length <= MAX_PATH_LENGTH:
+        raise refuse(f"a path length is a number from 0 to {MAX_PATH_LENGTH}")
+
+
+def _check_subject(subject: x509.Name, issuer: Issuer, path: Sequence[x509.Certificate]) -> None:
+    # Section 6.1.4 (l): a self-issued certificate does not count for path lengths and escapes
+    # name constraints, so a child never has the name of a CA above it.
+    if any(same_name(subject, above.subject) for above in path):
+        raise refuse("a CA above has the same subject; choose another one")
+    issuer.check_names((), subject)
+
+
+def same_name(one: x509.Name, other: x509.Name) -> bool:
+    """Without regard to case, which is more than section 7.1 counts as equal in our character
+    sets: what is on the edge is taken for the same."""
+    return one.rfc4514_string().casefold() == other.rfc4514_string().casefold()
+
+
+def path_length_of(certificate: x509.Certificate) -> int | None:
     """pathLenConstraint; None if there is none. Raises `PKIError` for what is not a CA."""
     try:
         value = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         value = x509.BasicConstraints(ca=False, path_length=None)
     if not value.ca:
-        raise refuse(f"{certificate.subject.rfc4514_string()} is not a CA certificate")
+        raise refuse(f"{shown(certificate)} is not a CA certificate")
     return value.path_length
 
 
-def tightened(wish: Wish, parents: Sequence[x509.Certificate]) -> int | None:
-    """The path length of a child: what was asked, or as much as every CA above leaves. Raises
-    `PKIError` if nothing is left or more was asked than that."""
+def shown(certificate: x509.Certificate) -> str:
+    """Its subject, for a person to read."""
+    return certificate.subject.rfc4514_string()
+
+
+def is_self_issued(certificate: x509.Certificate) -> bool:
+    """Section 6.1: issuer and subject are the same. It may still be signed with another key."""
+    return certificate.subject == certificate.issuer
+
+
+def room_below(path: Sequence[x509.Certificate]) -> int | None:
+    """How many CAs may follow below the first of `path` (section 6.1.4 (l) and (m)); negative
+    where there are too many already, None: no bound."""
     room: list[int] = []
-    for depth, certificate in enumerate(parents):
-        limit = path_length(certificate)
+    between = 0
+    for certificate in path:
+        limit = path_length_of(certificate)
         if limit is not None:
-            room.append(limit - depth - 1)
-    if not room:
-        return wish.path_length
-    if min(room) < 0:
+            room.append(limit - between)
+        between += not is_self_issued(certificate)
+    return min(room, default=None)
+
+
+def _tightened(wanted: int | None, path: Sequence[x509.Certificate]) -> int | None:
+    room = room_below(path)
+    if room is None:
+        return wanted
+    if room < 1:
         raise refuse("the path length of a CA above allows no further CA here")
-    if wish.path_length is not None and wish.path_length > min(room):
-        raise refuse(f"path length {wish.path_length}: the CAs above allow {min(room)} at most")
-    return min(room) if wish.path_length is None else wish.path_length
+    if wanted is not None and wanted > room - 1:
+        raise refuse(f"path length {wanted}: the CAs above allow {room - 1} at most")
+    return room - 1 if wanted is None else wanted
 
 
-def check_constraints(wish: Wish, parents: Sequence[x509.Certificate]) -> None:
-    """Name constraints only narrow. Raises `PKIError`."""
-    for certificate in parents:
-        above = _constraints(certificate)
-        if not constraints.narrows(above, wish.name_constraints):
-            raise refuse(
-                "the name constraints are wider than those of "
-                f"{certificate.subject.rfc4514_string()}"
-            )
-
-
-def _constraints(certificate: x509.Certificate) -> x509.NameConstraints | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def root_builder(
-    wish: Wish, public_key: CertificatePublicKeyTypes, serial: int, now: dt.datetime
-) -> x509.CertificateBuilder:
-    """A self-signed root, without URLs: nobody revokes or looks up a trust anchor."""
-    end = now + wish.validity - dt.timedelta(seconds=1)
-    identifier = algorithms.key_identifier(public_key)
-    return _builder(
-        wish, wish.subject, public_key, serial, now, end, wish.path_length
-    ).add_extension(x509.AuthorityKeyIdentifier(identifier, None, None), critical=False)
-
-
-def child_builder(
-    wish: Wish, public_key: CertificatePublicKeyTypes, serial: int, now: dt.datetime,
-    parents: Sequence[x509.Certificate], parent_name: str, http_base: str,
-) -> x509.CertificateBuilder:  # fmt: skip
-    """A CA below `parents` (nearest first). Raises `PKIError` where that is against a rule."""
-    issuer = parents[0]
-    length = tightened(wish, parents)
-    check_constraints(wish, parents)
-    end = min(
-        now + wish.validity - dt.timedelta(seconds=1),
-        *(parent.not_valid_after_utc for parent in parents),
+def build(plan: Plan, public_key: CertificatePublicKeyTypes, serial: int) -> ToBeSigned:
+    """What the issuer's key, or for a root its own, is to sign. Built with a key nobody trusts, as
+    the library builds and signs in one step."""
+    issuer_key = plan.issuer.public_key if plan.issuer else public_key
+    stand_in = throw_away_key(algorithms.describe(issuer_key))
+    draft = _builder(plan, public_key, serial).sign(
+        stand_in, algorithms.signature_hash_for(stand_in)
     )
-    if end <= now:
-        raise refuse("a CA above has expired")
-    identifier = cert.subject_key_identifier(issuer) or algorithms.key_identifier(
-        issuer.public_key()
-    )
-    builder = _builder(wish, issuer.subject, public_key, serial, now, end, length)
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier(identifier, None, None), critical=False
-    )
-    crl = x509.UniformResourceIdentifier(f"{http_base}/crl/{parent_name}.crl")
-    points = x509.CRLDistributionPoints([x509.DistributionPoint([crl], None, None, None)])
-    access = x509.AuthorityInformationAccess(
-        [
-            _access(AuthorityInformationAccessOID.OCSP, f"{http_base}/ocsp/{parent_name}"),
-            _access(AuthorityInformationAccessOID.CA_ISSUERS, f"{http_base}/ca/{parent_name}.cer"),
-        ]
-    )
-    return builder.add_extension(points, critical=False).add_extension(access, critical=False)
-
-
-def _access(method: x509.ObjectIdentifier, url: str) -> x509.AccessDescription:
-    return x509.AccessDescription(method, x509.UniformResourceIdentifier(url))
+    # Section 4.1.2.4: relying parties compare the names octet for octet.
+    if plan.issuer and fields_of(draft).issuer != plan.issuer.subject_der:
+        raise refuse("the issuer's subject is encoded in a way that cannot be repeated")
+    tbs, algorithm, _ = cert.split(draft.public_bytes(Encoding.DER))
+    return ToBeSigned(tbs, algorithm)
 
 
 def _builder(
-    wish: Wish, issuer: x509.Name, public_key: CertificatePublicKeyTypes, serial: int,
-    start: dt.datetime, end: dt.datetime, length: int | None,
-) -> x509.CertificateBuilder:  # fmt: skip
+    plan: Plan, public_key: CertificatePublicKeyTypes, serial: int
+) -> x509.CertificateBuilder:
     builder = (
         x509.CertificateBuilder()
-        .subject_name(wish.subject)
-        .issuer_name(issuer)
+        .subject_name(plan.wish.subject)
+        .issuer_name(plan.issuer.certificate.subject if plan.issuer else plan.wish.subject)
         .public_key(public_key)
         .serial_number(serial)
-        .not_valid_before(start)
-        .not_valid_after(end)
+        .not_valid_before(plan.not_before)
+        .not_valid_after(plan.not_after)
     )
-    for value, critical in ca_extensions(public_key, length):
+    for value, critical in (
+        *ca_extensions(public_key, plan.path_length),
+        *_links(plan.issuer, public_key),
+        *_wishes(plan.wish),
+    ):
         builder = builder.add_extension(value, critical)
-    if wish.name_constraints is not None:
-        builder = builder.add_extension(wish.name_constraints, critical=True)
-    if wish.extended_key_usage:
-        builder = builder.add_extension(x509.ExtendedKeyUsage(wish.extended_key_usage), False)
-    if wish.policies:
-        policies = [x509.PolicyInformation(oid, None) for oid in wish.policies]
-        builder = builder.add_extension(x509.CertificatePolicies(policies), critical=False)
     return builder
 
 
 def ca_extensions(
-    public_key: CertificatePublicKeyTypes, length: int | None
-) -> list[tuple[x509.ExtensionType, bool]]:
+    public_key: CertificatePublicKeyTypes, path_length: int | None
+) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """What makes a certificate, or a request for one, a CA's; and whether it is critical."""
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    return [
-        (x509.BasicConstraints(ca=True, path_length=length), True),
-        (usage, True),
-        (x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)), False),
-    ]
+    yield x509.BasicConstraints(ca=True, path_length=path_length), True
+    yield _KEY_USAGE, True
+    yield x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)), False
+
+
+def _links(
+    issuer: Issuer | None, public_key: CertificatePublicKeyTypes
+) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """A root has no URLs: nobody revokes or looks up a trust anchor."""
+    if issuer is None:
+        identifier = algorithms.key_identifier(public_key)
+        yield x509.AuthorityKeyIdentifier(identifier, None, None), False
+        return
+    yield issuer.authority_key_identifier, False
+    yield issuer.crl, False
+    yield x509.AuthorityInformationAccess([issuer.ocsp, issuer.ca_issuers]), False
+
+
+def _wishes(wish: Wish) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    if wish.name_constraints is not None:
+        yield wish.name_constraints, True  # section 4.2.1.10: MUST be critical
+    if wish.extended_key_usage:
+        yield x509.ExtendedKeyUsage(wish.extended_key_usage), False
+    if wish.policies:
+        policies = [x509.PolicyInformation(oid, None) for oid in wish.policies]
+        yield x509.CertificatePolicies(policies), False
 
 
 def request_builder(
@@ -178,67 +237,3 @@ def request_builder(
     for value, critical in ca_extensions(public_key, None):
         builder = builder.add_extension(value, critical)
     return builder
-
-
-def order_chain(
-    certificates: Sequence[x509.Certificate], key: CertificatePublicKeyTypes
-) -> list[x509.Certificate]:
-    """The certificate of a key and the path above it up to a self-signed root, in order, from
-    certificates in any order. Raises `PKIError` if the path is not whole or does not verify."""
-    spki = algorithms.spki_sha256(key)
-    mine = [c for c in certificates if algorithms.spki_sha256(c.public_key()) == spki]
-    if not mine:
-        raise refuse("none of the certificates is for this authority's key")
-    path = [mine[0]]
-    while path[-1].subject != path[-1].issuer:
-        above = [c for c in certificates if c not in path and _issued(c, path[-1])]
-        if not above:
-            raise refuse(
-                "the chain is not whole: the certificate of "
-                f"{path[-1].issuer.rfc4514_string()} is missing"
-            )
-        if len(path) > MAX_PATH:
-            raise refuse(f"the chain has more than {MAX_PATH} certificates")
-        path.append(above[0])
-    if not _issued(path[-1], path[-1]):
-        raise refuse("the root's signature on itself does not verify")
-    return path
-
-
-def _issued(issuer: x509.Certificate, subject: x509.Certificate) -> bool:
-    try:
-        subject.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def check_path(path: Sequence[x509.Certificate], now: dt.datetime) -> None:
-    """RFC 5280 section 6.1 for a path of CAs, own certificate first: each a CA that may sign
-    certificates, valid now, path lengths kept. Raises `PKIError`."""
-    for depth, certificate in enumerate(path):
-        name = certificate.subject.rfc4514_string()
-        limit = path_length(certificate)
-        if limit is not None and limit < depth:
-            raise refuse(f"{name} allows {limit} CAs below it, there are {depth}")
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise refuse(f"{name} is not valid now")
-        _require_signing(certificate, name)
-        algorithms.check_public_key(certificate.public_key())
-
-
-def _require_signing(certificate: x509.Certificate, name: str) -> None:
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        raise refuse(f"{name} has no key usage; a CA needs keyCertSign") from None
-    if not usage.key_cert_sign:
-        raise refuse(f"{name} may not sign certificates: no keyCertSign")
-    if not usage.crl_sign:
-        raise refuse(f"{name} may not sign CRLs: no cRLSign")
-
-
-def same_key(key: CertificateIssuerPrivateKeyTypes, certificate: x509.Certificate) -> bool:
-    return algorithms.spki_sha256(key.public_key()) == algorithms.spki_sha256(
-        certificate.public_key()
-    )

@@ -6,7 +6,6 @@ others read are refused: a key that leaked once cannot be called back.
 
 import asyncio
 import base64
-import contextlib
 import os
 import re
 import secrets
@@ -32,7 +31,10 @@ class FileKeyProvider:
     """`KeyProvider` on a folder."""
 
     def __init__(self, folder: Path, passphrase: bytes) -> None:
-        _require_private(folder, 0o700)
+        try:
+            _require_private(folder, 0o700)
+        except OSError as error:
+            raise configuration_error(f"the folder of the keys: {error}") from error
         self._folder = folder
         self._passphrase = passphrase
         self._loaded: dict[str, PrivateKey] = {}
@@ -66,8 +68,7 @@ class FileKeyProvider:
 
     async def delete(self, key_id: str) -> None:
         self._loaded.pop(key_id, None)
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(self._path(key_id).unlink)
+        await asyncio.to_thread(self._remove, self._path(key_id))
 
     def derive(self, label: str) -> bytes:
         kdf = HKDF(hashes.SHA256(), 32, salt=None, info=f"pkiserver:{label}".encode())
@@ -89,13 +90,26 @@ class FileKeyProvider:
         """Written beside and linked into place, so that of two writers one is refused."""
         path = self._path(key_id)
         draft = path.with_suffix(f".{secrets.token_hex(8)}")
-        write_private(draft, pem)
         try:
+            write_private(draft, pem)
             path.hardlink_to(draft)
         except FileExistsError:
             raise PKIError(ErrorCode.CONFLICT, f"there is a key {key_id!r} already") from None
+        except OSError as error:
+            raise PKIError(
+                ErrorCode.UNAVAILABLE, f"key {key_id!r} cannot be stored: {error.strerror}"
+            ) from error
         finally:
-            draft.unlink()
+            self._remove(draft)
+
+    def _remove(self, path: Path) -> None:
+        """Durably; so is what was done to the folder before."""
+        path.unlink(missing_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _read(self, path: Path) -> PrivateKey:
         try:
@@ -106,7 +120,9 @@ class FileKeyProvider:
                 ErrorCode.NOT_FOUND, f"the key {path.stem!r} is not here; is it kept offline?"
             ) from None
         except OSError as error:
-            raise PKIError(ErrorCode.UNAVAILABLE, f"key {path.stem!r}: {error}") from error
+            raise PKIError(
+                ErrorCode.UNAVAILABLE, f"key {path.stem!r} cannot be read: {error.strerror}"
+            ) from error
         try:
             key = serialization.load_pem_private_key(pem, self._passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm):

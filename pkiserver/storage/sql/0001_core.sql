@@ -9,9 +9,21 @@ CREATE TABLE authorities (
     key_id TEXT NOT NULL UNIQUE,
     spki_sha256 BLOB NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('pending', 'active', 'retired')),
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    generation INTEGER NOT NULL
 );
 -- `chain`: concatenated DER of the certificates above it that are not ours (an outside root last).
+-- `csr`: what an outside CA was asked to certify. `generation`: the highest one of all rows grows
+-- with every change to the tree.
+
+-- Other chains for the same name and key: a cross certificate and what is above it, up to its root.
+CREATE TABLE cross_chains (
+    authority TEXT NOT NULL REFERENCES authorities (name),
+    sha256 BLOB NOT NULL,
+    chain BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (authority, sha256)
+);
 
 CREATE TABLE certificates (
     id TEXT PRIMARY KEY,

@@ -1,0 +1,218 @@
+"""The authorities' tables: rows to values, and the transitions of an authority.
+
+A transition is compare-and-set and says whether it won. Each moves the generation forward, by which
+other processes see that the tree changed.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.ca.model import Authority, AuthorityStatus
+from pkiserver.clock import from_epoch
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.pkix import der
+from pkiserver.storage import Reader, Row, Transaction
+
+CA_PROFILE = "ca"
+"""What the inventory shows as the profile of a CA certificate."""
+
+Path = tuple[x509.Certificate, ...]
+_COLUMNS = "name, parent, certificate, chain, key_id, spki_sha256, status, created"
+_NEXT_GENERATION = "(SELECT COALESCE(MAX(generation), 0) + 1 FROM authorities)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One state of the tables. `by_name` has parents before children; `paths` has, for each
+    authority with a certificate, that and those above it, the root included; `cross` the chains
+    that start with another certificate for its name and key."""
+
+    generation: int = 0
+    by_name: Mapping[str, Authority] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    cross: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAuthority:
+    """A row to be. `csr` is set when the certificate is to come from outside."""
+
+    name: str
+    parent: str | None
+    key_id: str
+    spki_sha256: bytes
+    csr: bytes | None = None
+
+
+def generation(reader: Reader) -> int:
+    """Of the newest change; 0 where there are no authorities."""
+    row = reader.one("SELECT MAX(generation) FROM authorities")
+    return (row[0] or 0) if row else 0
+
+
+def read_tree(reader: Reader) -> Tree:
+    """Everything."""
+    rows = reader.all(f"SELECT {_COLUMNS} FROM authorities ORDER BY created, name")
+    by_name = _parents_first({row[0]: _authority(row) for row in rows})
+    return Tree(generation(reader), by_name, _paths(by_name), _cross(reader))
+
+
+def _parents_first(found: Mapping[str, Authority]) -> dict[str, Authority]:
+    ordered: dict[str, Authority] = {}
+    for _ in found:
+        for name, authority in found.items():
+            if authority.parent is None or authority.parent in ordered:
+                ordered.setdefault(name, authority)
+        if len(ordered) == len(found):
+            return ordered
+    if found:
+        raise PKIError(ErrorCode.INTERNAL, "the table of authorities is not a tree")
+    return ordered
+
+
+def _paths(by_name: Mapping[str, Authority]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for name, authority in by_name.items():
+        if authority.certificate is not None:
+            above = paths[authority.parent] if authority.parent else authority.outside
+            paths[name] = (authority.certificate, *above)
+    return paths
+
+
+def _cross(reader: Reader) -> dict[str, tuple[Path, ...]]:
+    chains: dict[str, tuple[Path, ...]] = {}
+    for name, chain in reader.all(
+        "SELECT authority, chain FROM cross_chains ORDER BY authority, created, sha256"
+    ):
+        chains[name] = (*chains.get(name, ()), split(chain))
+    return chains
+
+
+def _authority(row: Row) -> Authority:
+    name, parent, own, chain, key_id, spki_sha256, status, created = row
+    return Authority(
+        name=name,
+        parent=parent,
+        certificate=None if own is None else x509.load_der_x509_certificate(own),
+        outside=split(chain),
+        key_id=key_id,
+        spki_sha256=bytes(spki_sha256),
+        status=AuthorityStatus(status),
+        created=from_epoch(created),
+    )
+
+
+def read_csr(reader: Reader, name: str) -> bytes | None:
+    """The request an outside CA has to answer, DER."""
+    row = reader.one("SELECT csr FROM authorities WHERE name = ?", (name,))
+    return row[0] if row else None
+
+
+def add_pending(tx: Transaction, new: NewAuthority, now: int) -> bool:
+    """Take the name; whether it was free. Free is also a name whose maker was interrupted: it has
+    neither a certificate nor a request, and nothing is being signed for its key."""
+    won = tx.execute(
+        "INSERT INTO authorities (name, parent, csr, chain, key_id, spki_sha256, status, created, "
+        f"generation) VALUES (?, ?, ?, ?, ?, ?, 'pending', ?, {_NEXT_GENERATION}) "
+        "ON CONFLICT (name) DO UPDATE SET parent = excluded.parent, csr = excluded.csr, "
+        "key_id = excluded.key_id, spki_sha256 = excluded.spki_sha256, "
+        "created = excluded.created, generation = excluded.generation "
+        "WHERE authorities.status = 'pending' AND authorities.csr IS NULL AND NOT EXISTS ("
+        "SELECT 1 FROM certificates WHERE certificates.spki_sha256 = authorities.spki_sha256 "
+        f"AND certificates.profile = '{CA_PROFILE}' AND certificates.status = 'signing')",
+        (new.name, new.parent, new.csr, b"", new.key_id, new.spki_sha256, now),
+    )
+    tx.execute(
+        "INSERT INTO status_generations (issuer, generation) VALUES (?, 1) "
+        "ON CONFLICT (issuer) DO NOTHING",
+        (new.name,),
+    )
+    return won == 1
+
+
+def activate(
+    tx: Transaction,
+    name: str,
+    key_id: str,
+    path: Sequence[x509.Certificate],
+    parent: str | None = None,
+) -> bool:
+    """Pending to active: its certificate and, unless that is by our `parent`, those above."""
+    changed = tx.execute(
+        "UPDATE authorities SET certificate = ?, chain = ?, parent = ?, status = 'active', "
+        f"generation = {_NEXT_GENERATION} "
+        "WHERE name = ? AND key_id = ? AND status = 'pending'",
+        (
+            path[0].public_bytes(Encoding.DER),
+            b"" if parent else join(path[1:]),
+            parent,
+            name,
+            key_id,
+        ),
+    )
+    return changed == 1
+
+
+def retire(tx: Transaction, name: str) -> bool:
+    """Active to retired."""
+    changed = tx.execute(
+        f"UPDATE authorities SET status = 'retired', generation = {_NEXT_GENERATION} "
+        "WHERE name = ? AND status = 'active'",
+        (name,),
+    )
+    return changed == 1
+
+
+def add_cross_chain(tx: Transaction, name: str, path: Sequence[x509.Certificate], now: int) -> bool:
+    """Keep another chain of an authority; False if it is there already."""
+    chain = join(path)
+    added = tx.execute(
+        "INSERT INTO cross_chains (authority, sha256, chain, created) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (authority, sha256) DO NOTHING",
+        (name, hashlib.sha256(chain).digest(), chain, now),
+    )
+    tx.execute(f"UPDATE authorities SET generation = {_NEXT_GENERATION} WHERE name = ?", (name,))
+    return added == 1
+
+
+def key_in_use(reader: Reader, spki_sha256: bytes, but: str) -> bool:
+    """Whether an authority other than `but` has this key."""
+    row = reader.one(
+        "SELECT 1 FROM authorities WHERE spki_sha256 = ? AND name <> ?", (spki_sha256, but)
+    )
+    return row is not None
+
+
+def is_active(reader: Reader, name: str) -> bool:
+    """As the database has it now, whatever this process read before."""
+    row = reader.one("SELECT 1 FROM authorities WHERE name = ? AND status = 'active'", (name,))
+    return row is not None
+
+
+def is_revoked(reader: Reader, issuer: str, serial: bytes) -> bool:
+    """Revoked, or on hold."""
+    row = reader.one("SELECT 1 FROM revocations WHERE issuer = ? AND serial = ?", (issuer, serial))
+    return row is not None
+
+
+def in_inventory(reader: Reader, issuer: str, serial: bytes, certificate: bytes) -> bool:
+    """Whether exactly this certificate is there."""
+    row = reader.one(
+        "SELECT 1 FROM certificates WHERE issuer = ? AND serial = ? AND der = ?",
+        (issuer, serial, certificate),
+    )
+    return row is not None
+
+
+def join(certificates: Sequence[x509.Certificate]) -> bytes:
+    """Their DER, one after the other."""
+    return b"".join(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+
+
+def split(chain: bytes) -> Path:
+    """The reverse of `join`."""
+    return tuple(x509.load_der_x509_certificate(each.encoded) for each in der.children(chain))
