@@ -59,8 +59,10 @@ class ServerCertificate:
         return sorted({own, *local})
 
     def _csr(self, key: ec.EllipticCurvePrivateKey) -> bytes:
+        names = x509.SubjectAlternativeName([to_general_name(name) for name in self._names()])
         builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        request = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+        return request.public_bytes(serialization.Encoding.DER)
 
     def _key_pem(self, key: ec.EllipticCurvePrivateKey) -> bytes:
         return key.private_bytes(
