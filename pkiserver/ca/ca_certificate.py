@@ -116,7 +116,7 @@ def same_name(one: x509.Name, other: x509.Name) -> bool:
     return one.rfc4514_string().casefold() == other.rfc4514_string().casefold()
 
 
-def path_length_of(certificate: x509.Certificate) -> int | None:
+def path_length(certificate: x509.Certificate) -> int | None:
     """pathLenConstraint; None if there is none. Raises `PKIError` for what is not a CA."""
     try:
         value = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -143,7 +143,7 @@ def room_below(path: Sequence[x509.Certificate]) -> int | None:
     room: list[int] = []
     between = 0
     for certificate in path:
-        limit = path_length_of(certificate)
+        limit = path_length(certificate)
         if limit is not None:
             room.append(limit - between)
         between += not is_self_issued(certificate)
@@ -198,10 +198,10 @@ def _builder(
 
 
 def ca_extensions(
-    public_key: CertificatePublicKeyTypes, path_length: int | None
+    public_key: CertificatePublicKeyTypes, length: int | None
 ) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """What makes a certificate, or a request for one, a CA's; and whether it is critical."""
-    yield x509.BasicConstraints(ca=True, path_length=path_length), True
+    yield x509.BasicConstraints(ca=True, path_length=length), True
     yield _KEY_USAGE, True
     yield x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)), False
 

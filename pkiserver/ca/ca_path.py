@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from pkiserver.ca.ca_certificate import (
     is_self_issued,
-    path_length_of,
+    path_length,
     refuse,
     room_below,
     shown,
@@ -106,7 +106,7 @@ def may_sign_crls(certificate: x509.Certificate) -> bool:
 
 def _check_alone(certificate: x509.Certificate, now: dt.datetime) -> None:
     name = shown(certificate)
-    path_length_of(certificate)
+    path_length(certificate)
     usage = _key_usage(certificate)
     if usage is not None and not usage.key_cert_sign:
         raise refuse(f"{name} may not sign certificates: its key usage lacks keyCertSign")
