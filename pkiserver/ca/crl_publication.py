@@ -18,6 +18,7 @@ from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.encoding import signature_algorithm
 from pkiserver.ca.model import Authority
+from pkiserver.ca.responders import load_key
 from pkiserver.clock import Clock, epoch, from_epoch
 from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
@@ -117,7 +118,7 @@ class CRLPublication:
         faster. Raises `PKIError`: UNAVAILABLE without the key, or INTERNAL for a list that failed
         its check; what was published before stays the newest."""
         certificate = self._certificate(authority)
-        key = self._authorities.key(authority.name)
+        key = load_key(self._authorities.key, authority.name)
         for _ in range(_ATTEMPTS):
             content = await self._read_content(authority.name)
             times = self._lifetime(certificate, validity)

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPublicKeyTypes,
+    CertificatePublicKeyTypes,
+)
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -94,12 +97,12 @@ class Responders:
         return row if row is not None and row[3] > epoch(now) else None
 
     def open(self, issuer: str, row: Row) -> Responder:
-        """The responder of a row, kept in memory. Raises like `KeyProvider.load`."""
+        """The responder of a row, kept in memory. Raises `PKIError` UNAVAILABLE without its key."""
         key_id, certificate, _, not_after = row
         known = self._open.get(issuer)
         if known is None or known.key_id != key_id:
             known = self._open[issuer] = _responder(
-                key_id, self._keys.load(key_id), certificate, from_epoch(not_after)
+                key_id, load_key(self._keys.load, key_id), certificate, from_epoch(not_after)
             )
         return known
 
@@ -145,7 +148,7 @@ class Responders:
         return not_after - now < margin
 
     async def _make(self, authority: Authority, validity: dt.timedelta, *, force: bool) -> bool:
-        key = self._authorities.key(authority.name)
+        key = load_key(self._authorities.key, authority.name)
         now = self._clock.now().replace(microsecond=0)
         holder = self._random_bytes(8).hex()
         if not await self._database.write(
@@ -220,6 +223,15 @@ class Responders:
         )
 
 
+def load_key(load: Callable[[str], PrivateKey], name: str) -> PrivateKey:
+    """A key to sign status with. One that is not here is away: it may come back, so whatever the
+    provider says, this is `PKIError` UNAVAILABLE."""
+    try:
+        return load(name)
+    except PKIError as error:
+        raise PKIError(ErrorCode.UNAVAILABLE, error.detail) from error
+
+
 def _lease(issuer: str) -> str:
     return f"responder:{issuer}"
 
@@ -265,7 +277,7 @@ def _prepare(
         not_valid_before=not_before,
         not_valid_after=not_after,
     )
-    for value, critical in _extensions(issuer).items():
+    for value, critical in _extensions(issuer, public_key).items():
         builder = builder.add_extension(value, critical)
     throw_away = throw_away_key(algorithms.describe(issuer.public_key()))
     signed = builder.sign(throw_away, algorithms.signature_hash_for(throw_away))
@@ -293,7 +305,9 @@ def _subject(issuer: x509.Name) -> x509.Name:
     return x509.Name([*kept, x509.NameAttribute(NameOID.COMMON_NAME, "OCSP responder")])
 
 
-def _extensions(issuer: x509.Certificate) -> Mapping[x509.ExtensionType, bool]:
+def _extensions(
+    issuer: x509.Certificate, public_key: CertificatePublicKeyTypes
+) -> Mapping[x509.ExtensionType, bool]:
     """Values, and whether they are critical. No way to ask for this certificate's own status: with
     id-pkix-ocsp-nocheck (RFC 6960 section 4.2.2.2.1) its short life stands for that."""
     usage = x509.KeyUsage(
@@ -309,6 +323,7 @@ def _extensions(issuer: x509.Certificate) -> Mapping[x509.ExtensionType, bool]:
     )
     return {
         x509.AuthorityKeyIdentifier(key_identifier(issuer), None, None): False,
+        x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)): False,
         usage: True,
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]): False,
         x509.OCSPNoCheck(): False,

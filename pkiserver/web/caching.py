@@ -1,0 +1,84 @@
+"""Bytes that anybody may cache, as a bare ASGI answer: validators, conditional requests, HEAD
+(RFC 9110 sections 8.8 and 13, RFC 9111)."""
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass, field
+from email.utils import format_datetime, parsedate_to_datetime
+
+from starlette.types import Scope, Send
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheableBytes:
+    """`max_age` is in seconds; `expires` the moment from which the content is out of date, if it
+    ever is. The entity tag is the hexadecimal SHA-256 of the content, as RFC 9919 has it for OCSP.
+    """
+
+    content: bytes = field(repr=False)
+    media_type: str
+    last_modified: dt.datetime
+    max_age: int
+    expires: dt.datetime | None = None
+
+    @property
+    def etag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()}"'
+
+
+async def send_cacheable(scope: Scope, send: Send, answer: CacheableBytes) -> None:
+    """Answer a GET, HEAD or POST with 200, or 304 where the client has the content already."""
+    etag = answer.etag
+    fresh = scope["method"] != "POST" and not_modified(scope, etag, answer.last_modified)
+    headers = _headers(answer, etag)
+    if not fresh:
+        headers.append((b"content-type", answer.media_type.encode("ascii")))
+        headers.append((b"content-length", str(len(answer.content)).encode("ascii")))
+    body = b"" if fresh or scope["method"] == "HEAD" else answer.content
+    await send({"type": "http.response.start", "status": 304 if fresh else 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _headers(answer: CacheableBytes, etag: str) -> Headers:
+    # no-transform: a signature does not survive being "optimised" on the way.
+    control = f"max-age={answer.max_age}, public, no-transform, must-revalidate"
+    headers = [
+        (b"cache-control", control.encode("ascii")),
+        (b"etag", etag.encode("ascii")),
+        (b"last-modified", http_date(answer.last_modified)),
+    ]
+    if answer.expires is not None:
+        headers.append((b"expires", http_date(answer.expires)))
+    return headers
+
+
+def http_date(moment: dt.datetime) -> bytes:
+    """IMF-fixdate (RFC 9110 section 5.6.7)."""
+    whole = moment.astimezone(dt.UTC).replace(microsecond=0)
+    return format_datetime(whole, usegmt=True).encode("ascii")
+
+
+def not_modified(scope: Scope, etag: str, last_modified: dt.datetime) -> bool:
+    """Whether the request's conditions say that the client has this content. If-Modified-Since
+    counts only without If-None-Match (RFC 9110 section 13.1.3); one that is no date is ignored."""
+    tags = [value for name, value in scope["headers"] if name == b"if-none-match"]
+    if tags:
+        known = {
+            tag.strip().removeprefix("W/") for tag in b",".join(tags).decode("latin-1").split(",")
+        }
+        return etag in known or "*" in known
+    since = next((v for name, v in scope["headers"] if name == b"if-modified-since"), None)
+    if since is None:
+        return False
+    moment = _parse_date(since)
+    return moment is not None and last_modified.replace(microsecond=0) <= moment
+
+
+def _parse_date(value: bytes) -> dt.datetime | None:
+    try:
+        moment = parsedate_to_datetime(value.decode("ascii"))
+        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
+    except (ValueError, IndexError, OverflowError):
+        return None

@@ -1,0 +1,139 @@
+"""`POST /ocsp/{ca}` and `GET /ocsp/{ca}/{base64}` as one bare ASGI callable.
+
+What is wrong with an OCSP request is said in OCSP, with HTTP status 200; HTTP's own statuses are
+for what is no OCSP request at all: 404, 405, 413, 415.
+"""
+
+import base64
+import binascii
+from urllib.parse import unquote
+
+import structlog
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from pkiserver.ca.ocsp import OCSPAnswer
+from pkiserver.ca.ocsp_codec import MAX_REQUEST_SIZE, ResponseStatus, error_response
+from pkiserver.ca.status import StatusService
+from pkiserver.clock import Clock
+from pkiserver.errors import MalformedMessage, PKIError
+from pkiserver.web.caching import CacheableBytes, send_cacheable
+from pkiserver.web.limits import read_body
+from pkiserver.web.problems import HTTPProblem
+from protocols.ocsp.errors import STATUS_OF_CODE
+
+PREFIX = "/ocsp/"
+REQUEST_TYPE = "application/ocsp-request"
+RESPONSE_TYPE = "application/ocsp-response"
+MAX_AGE = 300
+"""Seconds an answer may be taken from an HTTP cache, far below nextUpdate: so long may a revocation
+stay unseen by whoever asks through one."""
+_MAX_GET = 4096
+
+_log = structlog.get_logger("pkiserver.ocsp")
+
+
+class OCSPEndpoint:
+    """Answers everything below `PREFIX`, under whatever root path."""
+
+    def __init__(self, status: StatusService, clock: Clock) -> None:
+        self._status = status
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        authority, encoded = split_path(scope)
+        try:
+            request_der = await _request_der(scope, receive, encoded)
+            answer = await self._status.ocsp(authority, request_der)
+        except PKIError as error:
+            await _send_error(scope, send, STATUS_OF_CODE[error.code], error.retry_after)
+        except HTTPProblem:
+            raise
+        except Exception:
+            # A client cannot read anything but OCSP, so that is what it gets.
+            _log.exception("unexpected error", authority=authority)
+            await _send_error(scope, send, ResponseStatus.INTERNAL_ERROR, None)
+        else:
+            await self._send(scope, send, answer)
+
+    async def _send(self, scope: Scope, send: Send, answer: OCSPAnswer) -> None:
+        if not answer.cacheable:
+            await _send_uncached(scope, send, answer.der, None)
+            return
+        left = int((answer.next_update - self._clock.now()).total_seconds())
+        await send_cacheable(
+            scope,
+            send,
+            CacheableBytes(
+                answer.der,
+                RESPONSE_TYPE,
+                last_modified=answer.this_update,
+                max_age=max(0, min(MAX_AGE, left)),
+                expires=answer.next_update,
+            ),
+        )
+
+
+def split_path(scope: Scope) -> tuple[str, str]:
+    """The authority's name and what follows it, without the slash between them."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    authority, _, rest = path.removeprefix(PREFIX).partition("/")
+    return authority, rest
+
+
+async def _request_der(scope: Scope, receive: Receive, encoded: str) -> bytes:
+    method = scope["method"]
+    if method == "POST" and not encoded:
+        return await _posted(Request(scope, receive))
+    if method in ("GET", "HEAD") and encoded:
+        return decode_path(encoded)
+    allowed = "GET, HEAD" if encoded else "POST"
+    raise HTTPProblem(
+        405,
+        "an OCSP request is POSTed to the authority's URL, or follows it in base64 in a GET",
+        headers={"Allow": allowed},
+    )
+
+
+async def _posted(request: Request) -> bytes:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != REQUEST_TYPE:
+        raise HTTPProblem(
+            415, f"the body has to be {REQUEST_TYPE}", headers={"Accept-Post": REQUEST_TYPE}
+        )
+    return await read_body(request, MAX_REQUEST_SIZE)
+
+
+def decode_path(encoded: str) -> bytes:
+    """The request in a path that was percent-decoded once (RFC 6960 appendix A.1).
+
+    Seen from real clients and proxies, and put right: encoded twice, `+` that became a space, one
+    slash too many in front, padding left out. Slashes that a proxy merged cannot be.
+    """
+    if len(encoded) > _MAX_GET:
+        raise MalformedMessage("the request is too long for a GET")
+    text = unquote(encoded) if "%" in encoded else encoded
+    text = text.removeprefix("/").replace(" ", "+").rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedMessage("the path is not base64") from None
+
+
+async def _send_error(
+    scope: Scope, send: Send, status: ResponseStatus, retry_after: int | None
+) -> None:
+    await _send_uncached(scope, send, error_response(status), retry_after)
+
+
+async def _send_uncached(scope: Scope, send: Send, body: bytes, retry_after: int | None) -> None:
+    """RFC 9919: errors are not to be cached; an answer with a nonce serves nobody else."""
+    headers = [
+        (b"content-type", RESPONSE_TYPE.encode("ascii")),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+    ]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode("ascii")))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
