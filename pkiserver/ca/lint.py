@@ -138,6 +138,9 @@ def _authority(certificate: x509.Certificate, issuer: Issuer) -> Iterator[str]:
     expected = issuer.authority_key_identifier.key_identifier
     if cert.authority_key_identifier(certificate) != expected:
         yield "authorityKeyIdentifier is not the issuer's subjectKeyIdentifier (section 4.2.1.1)"
+    own = cert.subject_key_identifier(certificate)
+    if own != algorithms.key_identifier(certificate.public_key()):
+        yield "subjectKeyIdentifier is missing or not that of the key (section 4.2.1.2)"
     for extension in certificate.extensions:
         if isinstance(extension.value, x509.AuthorityInformationAccess):
             urls = [access.access_location.value for access in extension.value]

@@ -4,8 +4,9 @@ The library builds and signs in one step, so the certificate is signed with a th
 issuer's kind: that is the lint certificate (nobody trusts it), and its tbsCertificate is what the
 CA key signs later.
 
-An end-entity certificate has no basicConstraints (the default, cA FALSE, is not encoded in DER, and
-what is left is an empty extension) and no subjectKeyIdentifier (nothing refers to it).
+An end-entity certificate has a subjectKeyIdentifier, as RFC 5280 section 4.2.1.2 recommends (CMS
+recipients and renewals by device refer to it), and no basicConstraints (section 4.2.1.9 leaves it
+open; the default cA FALSE would be an empty extension).
 """
 
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ def _extensions(
 ) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """Values, and whether they are critical."""
     yield issuer.authority_key_identifier, False
+    yield x509.SubjectKeyIdentifier(algorithms.key_identifier(decision.public_key)), False
     yield profile.key_usages[decision.key_kind], True
     if profile.extended_key_usage:
         yield x509.ExtendedKeyUsage(profile.extended_key_usage), False
