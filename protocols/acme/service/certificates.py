@@ -1,7 +1,5 @@
 """Certificates: download with alternate chains (RFC 8555 section 7.4.2) and revocation (7.6)."""
 
-import functools
-
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from pkiserver.ca import inventory
@@ -46,7 +44,7 @@ class Certificates:
         """PEM of the certificate and the chain of that number (0: the default), and how many
         chains there are. Raises 404, or 403 for another account's certificate."""
         record = await self._services.database.lookup(
-            lambda reader: inventory.find_certificate(reader, id=certificate_id)
+            lambda reader: inventory.by_id(reader, certificate_id)
         )
         if record is None or record.der is None:
             raise _unknown()
@@ -98,15 +96,11 @@ class Certificates:
             sent = pkix_cert.parse_certificate(der)
         except PKIError as error:
             raise Problem(ProblemType.MALFORMED, f"certificate: {error.detail}") from error
-        for authority in self._services.authorities.list():
-            if authority.certificate is None or authority.certificate.subject != sent.issuer:
-                continue
-            record = await self._services.database.lookup(
-                functools.partial(
-                    inventory.find_certificate, issuer=authority.name, serial=sent.serial_number
-                )
-            )
-            if record is not None and record.der == der:
+        records = await self._services.database.lookup(
+            lambda reader: inventory.with_serial(reader, sent.serial_number)
+        )
+        for record in records:
+            if record.der == der:
                 return record
         raise _unknown()
 

@@ -62,7 +62,7 @@ class Renewal:
 
         def work(reader: Reader) -> CertificateRecord | None:
             for issuer in issuers:
-                record = inventory.find_certificate(reader, issuer=issuer, serial=cert_id.serial)
+                record = inventory.by_serial(reader, issuer, cert_id.serial)
                 if record is not None and record.status is CertificateStatus.ISSUED:
                     return record
             return None
