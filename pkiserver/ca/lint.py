@@ -36,8 +36,8 @@ _DIRECTORY_STRING = {der.PRINTABLE_STRING, der.UTF8_STRING}
 def fast(lint_certificate: bytes, issuer: Issuer) -> list[str]:
     """What is wrong with an end-entity certificate; empty if nothing is."""
     try:
-        certificate = cert.parse_certificate(lint_certificate)
         fields = der.sequence_of(cert.split(lint_certificate)[0])
+        certificate = x509.load_der_x509_certificate(lint_certificate)
         return [
             *_envelope(fields, lint_certificate, issuer),
             *_times(certificate, fields, issuer),
@@ -48,6 +48,8 @@ def fast(lint_certificate: bytes, issuer: Issuer) -> list[str]:
         ]
     except PKIError as error:
         return [error.detail]
+    except cert.LIBRARY_ERRORS as error:
+        return [f"not a certificate the library reads: {error}"]
 
 
 def _envelope(fields: Sequence[der.TLV], data: bytes, issuer: Issuer) -> Iterator[str]:
