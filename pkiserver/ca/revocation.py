@@ -209,7 +209,7 @@ class Revocation:
                 tx,
                 actor=str(actor),
                 action=action,
-                object=f"serial:{serial_hex(serial)[:80]}",
+                object=serial_hex(serial)[:80],
                 outcome="refused",
                 detail=detail,
             )

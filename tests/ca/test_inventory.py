@@ -1,8 +1,10 @@
 """The inventory: look-ups, filters, and pages that neither repeat nor lose a row."""
 
 import datetime as dt
+import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,9 @@ async def test_by_serial(world: World) -> None:
     assert await world.database.read(lambda r: inventory.by_serial(r, "issuing", serial)) == record
     assert await world.database.read(lambda r: inventory.by_serial(r, "root", serial)) is None
     assert await found(world, lambda r: inventory.with_serial(r, serial)) == [record]
+    for known in ({"id": record.id}, {"issuer": "issuing", "serial": serial}, {"serial": serial}):
+        find: Any = functools.partial(inventory.find_certificate, **known)
+        assert await world.database.read(find) == record
     for wrong in (0, -5, 1 << 159, 1 << 500):
         assert await found(world, lambda r, w=wrong: inventory.with_serial(r, w)) == []  # type: ignore[misc]
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import datetime as dt
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,30 @@ async def test_an_issuance_that_is_cancelled_is_finished_too(world: World) -> No
     await world.database.write(lambda tx: None)
     await world.issuance.recover(NO_TIME)
     assert {row[1] for row in await certificates(world)} <= {"issued"}
+
+
+CRASH = """
+import asyncio, os, pathlib, sys
+from pkiserver.pkix.names import dns_name
+from tests.ca.world import open_world, request
+
+async def main():
+    async with open_world(pathlib.Path(sys.argv[1])) as world:
+        prepared = await world.issuance.prepare(request(dns_name("www.example.com")))
+        await world.issuance.issue(prepared, on_issued=lambda tx: os._exit(9))
+
+asyncio.run(main())
+"""
+
+
+async def test_invariant_1_a_process_that_dies_while_it_stores(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, str(tmp_path))
+    assert await process.wait() == 9
+    async with open_world(tmp_path, new=False) as world:
+        assert [row[1:] for row in await certificates(world)] == [("signing", None)]
+        assert await world.issuance.recover(NO_TIME) == 1
+        assert [row[1] for row in await certificates(world)] == ["issued"]
+        assert (await world.database.read(audit.verify)).broken is None
 
 
 async def test_recent_rows_are_left_to_whoever_works_on_them(world: World) -> None:

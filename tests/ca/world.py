@@ -76,11 +76,14 @@ async def open_world(
     profiles: Mapping[str, Any] | None = None,
     issuing_kind: KeyKind = "p256",
     issuing: Mapping[str, Any] | None = None,
+    new: bool = True,
 ) -> AsyncIterator[World]:
-    """Root "root" and issuing CA "issuing" below it; `issuing` changes its `Wish`."""
+    """Root "root" and issuing CA "issuing" below it; `issuing` changes its `Wish`.
+    `new` False opens what is there already."""
     settings = settings_of(home, profiles)
-    (home / "keys").mkdir(mode=0o700)
-    create_passphrase(settings)
+    if new:
+        (home / "keys").mkdir(mode=0o700)
+        create_passphrase(settings)
     database = open_database("sqlite:///pki.db", home)
     try:
         await migrate(database, {})
@@ -89,17 +92,8 @@ async def open_world(
         audit = Audit(clock)
         authorities = Authorities(database, clock, keys, audit, settings)
         await authorities.load()
-        root = Wish(subject("Test Root"), dt.timedelta(days=7300))
-        await authorities.create_root("root", root, "p256", actor="test:setup")
-        wish = Wish(
-            **{
-                "subject": subject("Test Issuing"),
-                "validity": dt.timedelta(days=1825),
-                "path_length": 0,
-                **(issuing or {}),
-            }
-        )
-        await authorities.create("issuing", "root", wish, issuing_kind, actor="test:setup")
+        if new:
+            await _make(authorities, issuing_kind, issuing or {})
         yield World(
             settings,
             database,
@@ -112,6 +106,18 @@ async def open_world(
         )
     finally:
         await database.close()
+
+
+async def _make(authorities: Authorities, kind: KeyKind, issuing: Mapping[str, Any]) -> None:
+    root = Wish(subject("Test Root"), dt.timedelta(days=7300))
+    await authorities.create_root("root", root, "p256", actor="test:setup")
+    wish: dict[str, Any] = {
+        "subject": subject("Test Issuing"),
+        "validity": dt.timedelta(days=1825),
+        "path_length": 0,
+        **issuing,
+    }
+    await authorities.create("issuing", "root", Wish(**wish), kind, actor="test:setup")
 
 
 def subject(common_name: str) -> x509.Name:
