@@ -22,7 +22,7 @@ from pkiserver.pkix import algorithms, cert, constraints
 RULE = "ca-certificate"
 BACKDATE = dt.timedelta(minutes=5)
 LONGEST = dt.timedelta(days=100 * 366)
-MAX_PATH_LENGTH = 8
+MAX_PATH_LENGTH = 10
 _SECOND = dt.timedelta(seconds=1)
 _KEY_USAGE = x509.KeyUsage(
     digital_signature=False, content_commitment=False, key_encipherment=False,

@@ -24,7 +24,7 @@ from pkiserver.errors import PKIError
 from pkiserver.pkix import algorithms, constraints
 from pkiserver.pkix.csr import STRONG_HASHES
 
-MAX_PATH = 10
+MAX_PATH = 12
 """Certificates in a path."""
 
 Path = tuple[x509.Certificate, ...]
