@@ -91,7 +91,7 @@ def to_be_signed(
     return der.encode(
         der.SEQUENCE,
         _V2,
-        encoding.signature_algorithm(_key(issuer)),
+        encoding.signature_algorithm(public_key(issuer)),
         encoding.fields_of(issuer).subject,
         encoding.time(this_update),
         encoding.time(next_update),
@@ -117,7 +117,7 @@ def check(data: bytes, issuer: x509.Certificate, *, number: int, entries: int) -
         parsed = x509.load_der_x509_crl(data)
         found = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         sound = (
-            parsed.is_signature_valid(_key(issuer))
+            parsed.is_signature_valid(public_key(issuer))
             and parsed.issuer == issuer.subject
             and found == number
             and len(parsed) == entries
@@ -137,5 +137,6 @@ def may_sign(issuer: x509.Certificate) -> bool:
     return usage.crl_sign
 
 
-def _key(issuer: x509.Certificate) -> CertificateIssuerPublicKeyTypes:
+def public_key(issuer: x509.Certificate) -> CertificateIssuerPublicKeyTypes:
+    """The key an authority's signatures are verified with."""
     return cast(CertificateIssuerPublicKeyTypes, issuer.public_key())

@@ -84,6 +84,8 @@ class StatusService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._wanted.clear()
 
     async def settle(self) -> None:
         """Wait until every list that was asked for by `schedule` is out, or has failed."""

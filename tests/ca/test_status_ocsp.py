@@ -20,6 +20,7 @@ from pkiserver.ca.audit import verify
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issued
 from pkiserver.ca.model import Reason
+from pkiserver.clock import SystemClock
 from pkiserver.config import KeyKind, OCSPSettings
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import der
@@ -424,7 +425,7 @@ async def test_every_kind_of_authority_has_a_responder(tmp_path: Path, kind: Key
 @pytest.mark.skipif(not has("openssl"), reason="needs openssl")
 @pytest.mark.parametrize("digest", ["sha1", "sha256", "sha384", "sha512"])
 async def test_openssl_verifies_the_response(tmp_path: Path, digest: str) -> None:
-    async with open_pki(tmp_path, now=dt.datetime.now(dt.UTC)) as pki:
+    async with open_pki(tmp_path, now=SystemClock().now()) as pki:
         good, bad = await pki.issue("good.example.com"), await pki.issue("bad.example.com")
         await pki.revoke(bad)
         root = pem(tmp_path / "root.pem", [pki.certificate("root")])
@@ -449,7 +450,7 @@ async def test_openssl_verifies_the_response(tmp_path: Path, digest: str) -> Non
 
 @pytest.mark.skipif(not has("ocsptool"), reason="needs ocsptool")
 async def test_gnutls_verifies_the_response(tmp_path: Path) -> None:
-    async with open_pki(tmp_path, now=dt.datetime.now(dt.UTC)) as pki:
+    async with open_pki(tmp_path, now=SystemClock().now()) as pki:
         issued = await pki.issue()
         issuer = pem(tmp_path / "issuer.pem", [pki.certificate()])
         response = tmp_path / "response.der"
