@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -21,8 +21,11 @@ from pkiserver.ca.revocation import Revocation
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock
 from pkiserver.config import CoreSettings, Section
-from pkiserver.storage import Database
+from pkiserver.storage import Database, Reader
 from pkiserver.web.problems import Render
+
+if TYPE_CHECKING:
+    import typer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,17 @@ class ProtocolApp:
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """A protocol. `settings` is the model of one `[NAME.x]` table (None: no section of its own),
-    `migrations` the folder of its SQL files (None: no tables)."""
+    `migrations` the folder of its SQL files (None: no tables).
+
+    `commands` adds its commands to the command line. `related` and `remedy` help `pkiserver why`:
+    the ids whose audit rows belong to the story of an id (an order's authorizations), and what to
+    do about a refusal, from the action and the detail in the audit log.
+    """
 
     name: str
     settings: type[Section] | None
     migrations: Path | None
     create: Callable[[Services, Mapping[str, Any]], ProtocolApp]
+    commands: "Callable[[typer.Typer], None] | None" = None
+    related: Callable[[Reader, str], Sequence[str]] | None = None
+    remedy: Callable[[str, Mapping[str, Any]], str | None] | None = None

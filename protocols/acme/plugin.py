@@ -5,31 +5,34 @@ import datetime as dt
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.routing import Mount
 
-from pkiserver.errors import configuration_error
+from pkiserver.errors import PKIError, configuration_error
 from pkiserver.plugin import Job, Plugin, ProtocolApp, Services
 from protocols.acme.endpoints import Endpoints
 from protocols.acme.http import ACMEApp, problem_form
 from protocols.acme.network import NetworkPolicy, parse_network
 from protocols.acme.nonces import SharedNonces
 from protocols.acme.probe import NetworkProber, Prober, ProbeSettings
+from protocols.acme.remedies import remedy
 from protocols.acme.service.accounts import Accounts
 from protocols.acme.service.authorizations import Authorizations
 from protocols.acme.service.certificates import Certificates
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
-from protocols.acme.service.finalize import Finalizer
+from protocols.acme.service.finalize import ABANDONED, Finalizer
 from protocols.acme.service.names import NamePolicy
 from protocols.acme.service.orders import Orders
 from protocols.acme.service.renewal import Renewal
 from protocols.acme.service.validation import Validation
 from protocols.acme.settings import ACMESettings
 from protocols.acme.store import upkeep
+from protocols.acme.store.related import related
 
-ABANDONED = dt.timedelta(seconds=60)
-"""What has been processing for so long without an end belongs to a process that is gone."""
+if TYPE_CHECKING:
+    import typer
 
 
 def build_endpoints(directory: Directory, prober: Prober) -> Endpoints:
@@ -86,7 +89,7 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
     async def sweep() -> None:
         for endpoints in built.values():
             await endpoints.finalizer.sweep(ABANDONED)
-            await endpoints.validation.sweep(ABANDONED)
+            await endpoints.validation.sweep()
 
     async def recover() -> None:
         nonces.reset()
@@ -105,7 +108,8 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
 
     return ProtocolApp(
         forms={"/acme/": problem_form},
-        routes=[Mount("/acme", app=app)],
+        # Starlette hands a mount the path with its own part at the front of `root_path`.
+        routes=[Mount("/acme", app=ACMEApp(built, nonces, root="/"))],
         hot={"/acme/": app},
         jobs=[
             Job("acme-sweep", dt.timedelta(seconds=20), sweep),
@@ -120,8 +124,9 @@ async def delete_old(directory: Directory) -> None:
     """Old orders and authorizations, a batch per transaction."""
     before = directory.now() - int(directory.settings.retention.total_seconds())
     database = directory.services.database
-    while await database.write(lambda tx: upkeep.delete_expired(tx, before)) >= upkeep.BATCH:
-        await asyncio.sleep(0)
+    deleted = upkeep.BATCH
+    while deleted >= upkeep.BATCH:
+        deleted = await database.write(lambda tx: upkeep.delete_expired(tx, directory.name, before))
 
 
 def _check_profiles(directory: Directory) -> None:
@@ -130,10 +135,23 @@ def _check_profiles(directory: Directory) -> None:
         if name not in known:
             raise configuration_error(f"acme.{directory.name}: there is no profile {name!r}")
         if known[name].caa and not directory.settings.caa_identities:
-            raise configuration_error(
-                f"acme.{directory.name}.caa_identities: profile {name!r} checks CAA, so say by "
-                "which domain names CAA records may name this CA"
-            )
+            raise _nameless(directory, f"profile {name!r} checks CAA")
+    if "dns-persist-01" in directory.settings.challenges and not directory.settings.caa_identities:
+        raise _nameless(directory, "dns-persist-01 is offered")
+
+
+def _nameless(directory: Directory, why: str) -> PKIError:
+    return configuration_error(
+        f"acme.{directory.name}.caa_identities: {why}, so say by which domain names DNS records "
+        "may name this CA"
+    )
+
+
+def _commands(app: "typer.Typer") -> None:
+    # Imported when the command line is built: a server that starts has no use for it.
+    from protocols.acme.cli import add_to
+
+    add_to(app)
 
 
 PLUGIN = Plugin(
@@ -141,4 +159,7 @@ PLUGIN = Plugin(
     settings=ACMESettings,
     migrations=Path(__file__).with_name("migrations"),
     create=create,
+    commands=_commands,
+    related=related,
+    remedy=remedy,
 )

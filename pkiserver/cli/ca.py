@@ -1,0 +1,338 @@
+"""`ca list`, `show`, `create`, `csr`, `install`, `import`, `export`: the authority tree."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.app import Runtime
+from pkiserver.ca import authority_files
+from pkiserver.ca.authority_files import KeyAndCertificates
+from pkiserver.ca.ca_certificate import Wish
+from pkiserver.ca.model import Authority
+from pkiserver.ca.subtrees import name_constraints, subject_name
+from pkiserver.cli.context import (
+    DEFAULT_HOME,
+    HomeOption,
+    JSONOption,
+    duration,
+    moment,
+    naming,
+    operator,
+    print_json,
+    print_members,
+    print_table,
+    read_input,
+    read_password,
+    require_free,
+    say,
+    with_runtime,
+)
+from pkiserver.config import KeyKind
+from pkiserver.errors import PKIError, configuration_error
+from pkiserver.home import write_public
+from pkiserver.keys import PrivateKey
+from pkiserver.pkix import algorithms, cert, constraints
+from pkiserver.pkix.pem import pem_chain
+
+Name = Annotated[str, typer.Argument(help="Name of the authority, as in URLs")]
+Subject = Annotated[str, typer.Option(help="Such as 'CN=Example Issuing CA,O=Example'")]
+Key = Annotated[KeyKind, typer.Option("--key", help="Kind of its key")]
+Out = Annotated[Path | None, typer.Option(help="File; standard output if not given")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="File with the password; asked for if not given"),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(help="The authority tree", no_args_is_help=True)
+    for name, command in (
+        ("list", list_), ("show", show), ("create", create), ("csr", csr),
+        ("install", install), ("import", import_), ("export", export),
+    ):  # fmt: skip
+        group.command(name)(command)
+    app.add_typer(group, name="ca")
+
+
+def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
+    """Every authority, parents before children."""
+
+    async def work(runtime: Runtime) -> list[dict[str, Any]]:
+        return [_summary(runtime, each) for each in runtime.services.authorities.list()]
+
+    rows = with_runtime(home, work)
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["name", "parent", "status", "key", "signing_key", "not_after", "subject"]
+    print_table(
+        [column.upper().replace("_", " ") for column in columns],
+        [[row[column] for column in columns] for row in rows],
+    )
+
+
+def show(name: Name, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
+    """One authority, with its certificate's contents and URLs."""
+
+    async def work(runtime: Runtime) -> dict[str, Any]:
+        return _details(runtime, runtime.services.authorities.get(name))
+
+    details = with_runtime(home, work)
+    if as_json:
+        print_json(details)
+    else:
+        print_members(details)
+
+
+def create(
+    name: Name,
+    subject: Subject,
+    parent: Annotated[str, typer.Option(help="Authority above it")] = "",
+    root: Annotated[bool, typer.Option("--root", help="Make it a root, above all others")] = False,
+    key: Key = "p256",
+    validity: Annotated[
+        dt.timedelta, typer.Option(parser=duration, metavar="DURATION", help="Lifetime")
+    ] = "5y",  # type: ignore[assignment]  # parsed like what a user writes
+    path_length_: Annotated[
+        int | None, typer.Option("--path-length", min=0, max=8, help="CAs allowed below it")
+    ] = None,
+    permit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE:VALUE", help="Name constraint: dns:, ip:, email:, uri:, dirname:"
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE:VALUE", help="Name constraint, excluding")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JSONOption = False,
+) -> None:
+    """Make an authority: below --parent, or a new --root. Its list and OCSP responder are made at
+    once."""
+    if bool(parent) == root:
+        raise configuration_error("say either --parent NAME or --root")
+    wish = Wish(
+        subject_name(subject), validity, path_length_,
+        name_constraints(permit or [], exclude or []),
+    )  # fmt: skip
+    actor = str(operator())
+
+    async def work(runtime: Runtime) -> dict[str, Any]:
+        authorities = runtime.services.authorities
+        if root:
+            made = await authorities.create_root(name, wish, key, actor=actor)
+        else:
+            made = await authorities.create(name, parent, wish, key, actor=actor)
+        await runtime.services.status.maintain()
+        return _details(runtime, made)
+
+    _print_made(with_runtime(home, work), as_json)
+
+
+def csr(
+    name: Name,
+    subject: Subject,
+    key: Key = "p256",
+    out: Out = None,
+    force: Force = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Make a key and a request for a CA outside. 'ca install' takes its answer."""
+    if out is not None:
+        require_free(out, force=force)
+    wanted = subject_name(subject)
+
+    async def work(runtime: Runtime) -> bytes:
+        authorities = runtime.services.authorities
+        return await authorities.request(name, wanted, key, actor=str(operator()))
+
+    _write_or_print(with_runtime(home, work), out)
+
+
+def install(
+    name: Name,
+    files: Annotated[
+        list[Path], typer.Argument(help="The certificate and those above it up to the root")
+    ],
+    alternate: Annotated[
+        bool,
+        typer.Option("--alternate", help="A cross certificate: one more chain for clients"),
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JSONOption = False,
+) -> None:
+    """Take the outside CA's answer to 'ca csr'. PEM, DER or PKCS #7, in any order."""
+    certificates = _read_certificates(files)
+
+    async def work(runtime: Runtime) -> dict[str, Any]:
+        authorities = runtime.services.authorities
+        if alternate:
+            await authorities.add_chain(name, certificates, actor=str(operator()))
+        else:
+            await authorities.install(name, certificates, actor=str(operator()))
+            await runtime.services.status.maintain()
+        return _details(runtime, authorities.get(name))
+
+    _print_made(with_runtime(home, work), as_json)
+
+
+def import_(
+    name: Name,
+    certificates: Annotated[
+        list[Path] | None,
+        typer.Option("--cert", help="Certificate and those above it up to the root"),
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Private key, PEM")] = None,
+    p12: Annotated[Path | None, typer.Option("--p12", help="Key and certificates in one")] = None,
+    password_file: PasswordFile = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JSONOption = False,
+) -> None:
+    """Take over an existing CA: --cert and --key, or --p12. The key is encrypted anew."""
+    if (key is None) == (p12 is None) or (key is not None and not certificates):
+        raise configuration_error("say either --key with --cert, or --p12")
+    found = _read_certificates(certificates or [])
+    if p12 is not None:
+        bag = _read_p12(p12, password_file)
+        private = bag.key
+        found += bag.certificates
+    elif key is not None:
+        private = _read_key(key, password_file)
+
+    async def work(runtime: Runtime) -> dict[str, Any]:
+        authorities = runtime.services.authorities
+        made = await authorities.import_(name, found, private, actor=str(operator()))
+        await runtime.services.status.maintain()
+        return _details(runtime, made)
+
+    _print_made(with_runtime(home, work), as_json)
+
+
+def export(
+    name: Name,
+    chain: Annotated[
+        bool, typer.Option("--chain", help="With those above it, the root included")
+    ] = False,
+    der: Annotated[bool, typer.Option("--der", help="DER instead of PEM, into --out")] = False,
+    out: Out = None,
+    force: Force = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Its certificate; never its key."""
+    if der and (chain or out is None):
+        raise configuration_error("--der needs --out and is for one certificate, without --chain")
+    if out is not None:
+        require_free(out, force=force)
+
+    async def work(runtime: Runtime) -> bytes:
+        path = runtime.services.authorities.path(name)
+        return path[0].public_bytes(Encoding.DER) if der else pem_chain(path if chain else path[:1])
+
+    _write_or_print(with_runtime(home, work), out)
+
+
+def _write_or_print(data: bytes, out: Path | None) -> None:
+    if out is None:
+        typer.echo(data, nl=False)
+    else:
+        write_public(out, data)
+        say(f"Wrote {out}.")
+
+
+def _print_made(details: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(details)
+    else:
+        print_members(details)
+
+
+def _summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+    own = authority.certificate
+    return {
+        "name": authority.name,
+        "parent": authority.parent,
+        "status": authority.status,
+        "subject": None if own is None else own.subject.rfc4514_string(),
+        "key": None if own is None else algorithms.describe(own.public_key()),
+        "signing_key": "here" if _key_is_here(runtime, authority.name) else "offline",
+        "not_before": None if own is None else moment(own.not_valid_before_utc),
+        "not_after": None if own is None else moment(own.not_valid_after_utc),
+    }
+
+
+def _key_is_here(runtime: Runtime, name: str) -> bool:
+    try:
+        runtime.services.authorities.key(name)
+    except PKIError:
+        return False
+    return True
+
+
+def _details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+    details = _summary(runtime, authority)
+    own = authority.certificate
+    if own is None:
+        return details
+    base = runtime.services.settings.server.http_base
+    details |= {
+        "issuer": own.issuer.rfc4514_string(),
+        "serial": cert.serial_hex(own.serial_number),
+        "sha256": own.fingerprint(hashes.SHA256()).hex(),
+        "path_length": _path_length(own),
+        **_constraints(own),
+        "chains": len(runtime.services.authorities.chains(authority.name)),
+        "crl_url": f"{base}/crl/{authority.name}.crl",
+        "ocsp_url": f"{base}/ocsp/{authority.name}",
+        "certificate_url": f"{base}/ca/{authority.name}.cer",
+    }
+    return details
+
+
+def _path_length(certificate: x509.Certificate) -> int | None:
+    try:
+        value = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+    return value.path_length
+
+
+def _constraints(certificate: x509.Certificate) -> dict[str, list[str]]:
+    try:
+        value = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return {"permitted": [], "excluded": []}
+    return {
+        "permitted": [constraints.shown(each) for each in value.permitted_subtrees or []],
+        "excluded": [constraints.shown(each) for each in value.excluded_subtrees or []],
+    }
+
+
+def _read_certificates(files: list[Path]) -> list[x509.Certificate]:
+    found: list[x509.Certificate] = []
+    for file in files:
+        with naming(file):
+            found += authority_files.read_certificates(read_input(file, what="certificates"))
+    return found
+
+
+def _read_key(file: Path, password_file: Path | None) -> PrivateKey:
+    data = read_input(file, what="--key")
+    password = None
+    if b"ENCRYPTED" in data or password_file is not None:
+        password = read_password(password_file, what=f"Password of {file}", confirm=False)
+    with naming(file):
+        return authority_files.read_private_key(data, password)
+
+
+def _read_p12(file: Path, password_file: Path | None) -> KeyAndCertificates:
+    data = read_input(file, what="--p12")
+    password = read_password(password_file, what=f"Password of {file}", confirm=False)
+    with naming(file):
+        return authority_files.read_pkcs12(data, password)

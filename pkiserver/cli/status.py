@@ -1,0 +1,139 @@
+"""`crl show`, `crl refresh`, `ocsp show`: the revocation services' state."""
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+
+from pkiserver.app import Runtime
+from pkiserver.ca.crl_publication import Published
+from pkiserver.ca.model import Authority
+from pkiserver.cli.context import (
+    DEFAULT_HOME,
+    HomeOption,
+    JSONOption,
+    duration,
+    moment,
+    print_json,
+    print_table,
+    with_runtime,
+)
+
+Which = Annotated[str | None, typer.Argument(metavar="AUTHORITY", help="Default: every one")]
+
+
+def add_to(app: typer.Typer) -> None:
+    crl = typer.Typer(help="Certificate revocation lists", no_args_is_help=True)
+    crl.command("show")(show_crl)
+    crl.command("refresh")(refresh)
+    app.add_typer(crl, name="crl")
+    ocsp = typer.Typer(help="OCSP responders", no_args_is_help=True)
+    ocsp.command("show")(show_ocsp)
+    app.add_typer(ocsp, name="ocsp")
+
+
+def show_crl(
+    which: Which = None, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False
+) -> None:
+    """The newest list of an authority, and whether a newer one is due."""
+
+    async def work(runtime: Runtime) -> list[dict[str, Any]]:
+        return [await _list_of(runtime, name) for name in _names(runtime, which)]
+
+    _print_lists(with_runtime(home, work), as_json)
+
+
+def refresh(
+    which: Which = None,
+    validity: Annotated[
+        dt.timedelta | None,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="Lists and OCSP responders that last so long: before a key goes offline",
+        ),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JSONOption = False,
+) -> None:
+    """Publish a new list now, whether due or not."""
+
+    async def publish(runtime: Runtime, name: str) -> Published:
+        status = runtime.services.status
+        if validity is None:
+            return await status.publish_crl(name)
+        return await status.prepare_offline(name, validity)
+
+    async def work(runtime: Runtime) -> list[dict[str, Any]]:
+        names = _names(runtime, which)
+        for name in names:
+            await publish(runtime, name)
+        return [await _list_of(runtime, name) for name in names]
+
+    _print_lists(with_runtime(home, work), as_json)
+
+
+def show_ocsp(
+    which: Which = None, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False
+) -> None:
+    """Until when each authority has a responder that signs answers."""
+
+    async def work(runtime: Runtime) -> list[dict[str, Any]]:
+        return [await _responder_of(runtime, name) for name in _names(runtime, which)]
+
+    rows = with_runtime(home, work)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(
+            ["AUTHORITY", "RESPONDER UNTIL", "URL"],
+            [[row["authority"], row["responder_until"], row["url"]] for row in rows],
+        )
+
+
+def _names(runtime: Runtime, which: str | None) -> list[str]:
+    authorities = runtime.services.authorities
+    if which is not None:
+        return [authorities.get(which).name]
+    return [each.name for each in authorities.list() if _has_certificate(each)]
+
+
+def _has_certificate(authority: Authority) -> bool:
+    return authority.certificate is not None
+
+
+async def _list_of(runtime: Runtime, name: str) -> dict[str, Any]:
+    standing = await runtime.services.status.standing(name)
+    newest = standing.crl
+    return {
+        "authority": name,
+        "number": None if newest is None else newest.number,
+        "this_update": None if newest is None else moment(newest.this_update),
+        "next_update": None if newest is None else moment(newest.next_update),
+        "entries": None if newest is None else newest.entries,
+        "due": standing.crl_due,
+        "url": f"{runtime.services.settings.server.http_base}/crl/{name}.crl",
+    }
+
+
+async def _responder_of(runtime: Runtime, name: str) -> dict[str, Any]:
+    standing = await runtime.services.status.standing(name)
+    return {
+        "authority": name,
+        "responder_until": moment(standing.responder_until),
+        "url": f"{runtime.services.settings.server.http_base}/ocsp/{name}",
+    }
+
+
+def _print_lists(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["AUTHORITY", "NUMBER", "THIS UPDATE", "NEXT UPDATE", "ENTRIES", "STATE"],
+        [
+            [row["authority"], row["number"], row["this_update"], row["next_update"],
+             row["entries"], "due" if row["due"] else "fresh"]
+            for row in rows
+        ],
+    )  # fmt: skip
