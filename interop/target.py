@@ -202,6 +202,8 @@ def pkiserver(home: Path, dns: ChallengeDNS) -> Iterator[Target]:
         }.items()
     }
     env["PKISERVER_ACME__EAB__EXTERNAL_ACCOUNT_REQUIRED"] = "true"
+    # pkilint takes a host without a dot for a mistake in a URI
+    env["PKISERVER_SERVER__EXTERNAL_HTTP_URL"] = f"http://127.0.0.1:{http}"
     pki = home / "pki"
     base_url = f"https://localhost:{https}"
     words = [command, "up", "--home", pki, "--hostname", "localhost"]
