@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pkiserver.ca import encoding, ocsp_codec
 from pkiserver.ca.audit import verify
@@ -396,7 +396,7 @@ async def test_offline_key_serves_on_with_the_responder_at_hand(pki: PKI) -> Non
 
 
 async def test_pending_authority_has_no_answers(pki: PKI) -> None:
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Pending")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Pending")])
     await pki.authorities.request("pending", subject, "p256", actor="test")
     await pki.status.maintain()
     assert await refusal(pki, ask_serial(5, pki.certificate()), "pending") is (
