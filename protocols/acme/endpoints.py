@@ -2,7 +2,7 @@
 act (service), render (messages). `http.py` brings requests here and answers back."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -181,10 +181,11 @@ class Endpoints:
 
     async def new_authorization(self, call: Call) -> Reply:
         identifier = messages.parse_new_authz(call.payload).identifier
-        made = await self.authorizations.pre_authorize(call.owner, named(identifier))
+        made, new = await self.authorizations.pre_authorize(call.owner, named(identifier))
         authorization, challenges = await self.authorizations.get(call.owner, made.id)
         reply = self._authorization_reply(authorization, challenges)
-        return Reply(201, reply.body, location=self.directory.url("authz", made.id))
+        location = self.directory.url("authz", made.id)
+        return replace(reply, status=201 if new else 200, location=location)
 
     async def authorization(self, call: Call) -> Reply:
         if call.payload:
@@ -249,7 +250,7 @@ class Endpoints:
             finalize=f"{url}/finalize",
             not_before=None if order.not_before is None else from_epoch(order.not_before),
             not_after=None if order.not_after is None else from_epoch(order.not_after),
-            error=order.error,
+            error=_order_error(state),
             certificate=self.directory.url("cert", str(order.certificate)) if issued else None,
             profile=order.profile if order.profile_sent else None,
             replaces=order.replaces_sent,
@@ -268,8 +269,9 @@ class Endpoints:
         shown = challenges
         if status is not AuthorizationStatus.PENDING:
             # What decided it, alone: clients search the whole body for "valid" and "invalid".
-            deciding = (ChallengeStatus.VALID, ChallengeStatus.INVALID)
-            shown = [c for c in challenges if c.status in deciding] or challenges
+            failed = status is AuthorizationStatus.INVALID
+            deciding = ChallengeStatus.INVALID if failed else ChallengeStatus.VALID
+            shown = [c for c in challenges if c.status is deciding] or challenges
         view = messages.AuthorizationView(
             status=status,
             identifier=(authorization.type, authorization.sent),
@@ -307,6 +309,13 @@ def _same_account(call: Call) -> Account:
 
 def no_resource() -> Problem:
     return Problem(ProblemType.MALFORMED, "no such resource", status=404)
+
+
+def _order_error(state: OrderState) -> dict[str, Any] | None:
+    """Why an order is invalid (section 7.1.3)."""
+    if state.order.error is None and state.status is OrderStatus.INVALID:
+        return Problem(ProblemType.MALFORMED, "the order expired before it was finished").to_json()
+    return state.order.error
 
 
 def _poll(wait: bool) -> int | None:

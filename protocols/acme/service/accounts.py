@@ -123,12 +123,15 @@ class Accounts:
         """Section 7.3.2 and 7.3.6: new contacts, or deactivation."""
 
         def work(tx: Transaction) -> None:
-            if message.contact is not None:
-                store.update_contact(tx, account.id, message.contact)
+            if message.contact is not None and store.update_contact(
+                tx, account.id, message.contact
+            ):
                 self._audit(tx, account, "acme.account.update", {"contact": list(message.contact)})
             if message.terms_of_service_agreed:
                 store.agree_to_terms(tx, account.id)
-            if message.deactivate and store.deactivate_account(tx, account.id):
+            if message.deactivate and store.deactivate_account(
+                tx, account.id, Problem(ProblemType.UNAUTHORIZED, _DEACTIVATED).to_json()
+            ):
                 self._audit(tx, account, "acme.account.deactivate", {})
 
         if message.contact is not None or message.deactivate or message.terms_of_service_agreed:
@@ -136,8 +139,10 @@ class Accounts:
         return await self._reload(account)
 
     async def change_key(self, account: Account, thumbprint: str, jwk_json: str) -> Account:
-        """Section 7.3.5: the new key signs from now on. Raises 409 with the other account's URL
-        when it is taken."""
+        """Section 7.3.5: the new key signs from now on. Raises 409 with the URL of the account
+        that has it already, be it this one."""
+        if thumbprint == account.thumbprint:
+            raise await self._taken(thumbprint)
 
         def work(tx: Transaction) -> bool:
             won = store.change_key(tx, account.id, account.thumbprint, thumbprint, jwk_json)
@@ -157,7 +162,7 @@ class Accounts:
         other = await self.by_key(thumbprint)
         location = None if other is None else self._directory.url("acct", other.id)
         return Problem(
-            ProblemType.MALFORMED, "the new key belongs to another account", status=409,
+            ProblemType.MALFORMED, "the new key is an account's already", status=409,
             location=location,
         )  # fmt: skip
 

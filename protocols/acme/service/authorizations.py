@@ -7,9 +7,17 @@ from protocols.acme.challenges import VALIDATORS, ChallengeType, IdentifierType
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, Authorization, Challenge, NamedIdentifier
 from protocols.acme.service.directory import Directory
+from protocols.acme.service.limits import refuse_crowd
 from protocols.acme.service.names import NamePolicy
 from protocols.acme.states import AuthorizationStatus, ChallengeStatus, authorization_status
 from protocols.acme.store import authorizations as store
+from protocols.acme.store import upkeep
+
+LAST_MOMENT = dt.timedelta(hours=1)
+"""What ends sooner is not reused, since the order that stands on it would end with it."""
+_DEACTIVATED = Problem(
+    ProblemType.UNAUTHORIZED, "an authorization of the order was deactivated by the client"
+)
 
 
 class Authorizations:
@@ -20,30 +28,42 @@ class Authorizations:
         self._services = directory.services
         self._names = names
 
-    def challenge_types(self, identifier: NamedIdentifier) -> list[ChallengeType]:
-        """The challenges on offer that can prove an identifier."""
+    def challenge_types(
+        self, identifier: NamedIdentifier, trusted: bool = False
+    ) -> list[ChallengeType]:
+        """The challenges on offer that can prove an identifier; with trust, one of any kind, since
+        clients expect an authorization to have one."""
         kind: IdentifierType = "ip" if identifier.type == "ip" else "dns"
         offered = [ChallengeType(name) for name in self._directory.settings.challenges]
-        return [
+        candidates = [*offered, *VALIDATORS] if trusted else offered
+        able = [
             challenge
-            for challenge in offered
+            for challenge in candidates
             if VALIDATORS[challenge].can_prove(kind, wildcard=identifier.wildcard)
         ]
+        return able[:1] if trusted else able
 
     def ensure(
         self, tx: Transaction, account: Account, identifier: NamedIdentifier, *,
         now: int, expires: int, trusted: bool,
     ) -> Authorization:  # fmt: skip
         """A valid authorization of the account to reuse, or a new one."""
-        usable = store.usable_authorization(
-            tx, account.id, identifier.type, identifier.value, identifier.wildcard, now
-        )
-        if usable is not None and self._reuse():
+        usable = self._usable(tx, account, identifier, now)
+        if usable is not None:
             return usable
         return self._insert(tx, account, identifier, now=now, expires=expires, trusted=trusted)
 
-    def _reuse(self) -> bool:
-        return self._directory.settings.authorization_lifetime > dt.timedelta(0)
+    def _usable(
+        self, tx: Transaction, account: Account, identifier: NamedIdentifier, now: int
+    ) -> Authorization | None:
+        """A valid one, if the directory reuses any and it lasts for the client to finish."""
+        lifetime = self._directory.settings.authorization_lifetime
+        if lifetime <= dt.timedelta(0):
+            return None
+        until = now + int(min(LAST_MOMENT, lifetime / 2).total_seconds())
+        return store.usable_authorization(
+            tx, account.id, identifier.type, identifier.value, identifier.wildcard, until
+        )
 
     def _insert(
         self, tx: Transaction, account: Account, identifier: NamedIdentifier, *,
@@ -61,7 +81,7 @@ class Authorizations:
             expires=expires,
             created=now,
         )
-        types = self.challenge_types(identifier)[: 1 if trusted else None]
+        types = self.challenge_types(identifier, trusted)
         store.insert_authorization(
             tx, authorization,
             [self._challenge(authorization, n, kind, trusted) for n, kind in enumerate(types)],
@@ -83,20 +103,32 @@ class Authorizations:
             error=None,
         )
 
-    async def pre_authorize(self, account: Account, identifier: NamedIdentifier) -> Authorization:
-        """Section 7.4.1. A wildcard cannot be pre-authorized."""
+    async def pre_authorize(
+        self, account: Account, identifier: NamedIdentifier
+    ) -> tuple[Authorization, bool]:
+        """Section 7.4.1: the pending or valid authorization there is, or a new one, and whether it
+        is new. A wildcard cannot be pre-authorized."""
         if identifier.wildcard:
             raise Problem(ProblemType.MALFORMED, "a wildcard name cannot be authorized in advance")
         trusted = await self._names.check(account, [identifier], self.challenge_types)
         now = self._directory.now()
         expires = now + int(self._directory.settings.order_lifetime.total_seconds())
 
-        def work(tx: Transaction) -> Authorization:
-            authorization = self.ensure(
-                tx, account, identifier, now=now, expires=expires, trusted=trusted
-            )
-            self._audit(tx, account, "acme.authorization.create", authorization)
-            return authorization
+        def work(tx: Transaction) -> tuple[Authorization, bool]:
+            existing = self._usable(tx, account, identifier, now) or store.usable_authorization(
+                tx, account.id, identifier.type, identifier.value, False, now,
+                AuthorizationStatus.PENDING,
+            )  # fmt: skip
+            if existing is not None:
+                return existing, False
+            refuse_crowd(
+                tx, self._directory.settings.orders_per_account,
+                upkeep.PRE_AUTHORIZATIONS_OF_ACCOUNT, (account.id,), now,
+                "new authorizations of this account",
+            )  # fmt: skip
+            new = self._insert(tx, account, identifier, now=now, expires=expires, trusted=trusted)
+            self._audit(tx, account, "acme.authorization.create", new)
+            return new, True
 
         return await self._services.database.write(work)
 
@@ -134,7 +166,7 @@ class Authorizations:
         authorization, _ = await self.get(account, authorization_id)
 
         def work(tx: Transaction) -> None:
-            if store.deactivate_authorization(tx, authorization.id):
+            if store.deactivate_authorization(tx, authorization.id, _DEACTIVATED.to_json()):
                 self._audit(tx, account, "acme.authorization.deactivate", authorization)
 
         await self._services.database.write(work)

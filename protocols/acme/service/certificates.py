@@ -59,8 +59,8 @@ class Certificates:
     async def revoke_as_account(
         self, account: Account, message: messages.Revoke, address: str
     ) -> None:
-        """By the account it was issued to, or one that holds valid authorizations for all of its
-        names."""
+        """By the account it was issued to, or one that has proven control over all of its names
+        and holds valid authorizations for them. Those given on trust do not count."""
         record = await self._find(message.certificate)
         if record.requester != f"acme:{account.id}":
             await self._require_all_names(account, record)
@@ -107,19 +107,18 @@ class Certificates:
     async def _require_all_names(self, account: Account, record: CertificateRecord) -> None:
         now = self._directory.now()
 
-        def missing(reader: Reader) -> list[str]:
-            return [
-                name.value
-                for name in inventory.names_of(reader, record.id)
-                if authorization_store.usable_authorization(
-                    reader, account.id, str(name.type), name.value.removeprefix("*."),
-                    name.value.startswith("*."), now,
+        def holds_all(reader: Reader) -> bool:
+            names = inventory.names_of(reader, record.id)
+            # A certificate without names is nobody's to revoke in this way.
+            return bool(names) and all(
+                authorization_store.has_proven(
+                    reader, account.id, name.type, name.value.removeprefix("*."),
+                    name.is_wildcard, now,
                 )
-                is None
-            ]  # fmt: skip
+                for name in names
+            )  # fmt: skip
 
-        lacking = await self._services.database.lookup(missing)
-        if lacking:
+        if not await self._services.database.lookup(holds_all):
             raise Problem(
                 ProblemType.UNAUTHORIZED,
                 "the account neither owns the certificate nor holds authorizations for all of its "

@@ -15,6 +15,7 @@ from protocols.acme.service.directory import Directory
 from protocols.acme.store import accounts as store
 
 _UNUSABLE = "this external account key is unknown, used up, expired or revoked"
+_FROZEN = Problem(ProblemType.UNAUTHORIZED, "the account's external account binding was revoked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,11 @@ class ExternalAccounts:
 
         def work(tx: Transaction) -> list[str] | None:
             record = store.external_account(tx, self._directory.name, key_id)
-            frozen = None if record is None else store.revoke_external_account(tx, key_id, now)
+            frozen = (
+                None
+                if record is None
+                else store.revoke_external_account(tx, key_id, now, _FROZEN.to_json())
+            )
             if record is not None and frozen is not None:
                 self._audit(tx, actor, "acme.eab.revoke", replace(record, revoked=now), frozen)
             return frozen

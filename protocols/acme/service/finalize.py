@@ -8,6 +8,7 @@ import asyncio
 import datetime as dt
 import functools
 import hashlib
+from dataclasses import replace
 
 import structlog
 
@@ -34,12 +35,23 @@ log = structlog.get_logger("protocols.acme.finalize")
 
 PATIENCE = 5.0
 """Seconds a finalize request waits for the certificate before it answers `processing`."""
+ABANDONED = dt.timedelta(seconds=60)
+"""What has been processing for so long without an end belongs to a process that is gone."""
+_SECOND = dt.timedelta(seconds=1)
 
 
 class Finalizer:
     """Issues the certificates of one directory's orders."""
 
-    def __init__(self, directory: Directory, orders: Orders, prober: Prober) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        orders: Orders,
+        prober: Prober,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._patience = patience
         self._directory = directory
         self._services = directory.services
         self._orders = orders
@@ -62,13 +74,15 @@ class Finalizer:
         )
         self._refuse_account_key(account, prepared)
         try:
-            await self._issue(account, state, prepared, digest)
+            done = await self._issue(account, state, prepared, digest)
         except Problem as problem:
             current = await self._orders.get(account, order_id)
             if self._repeated(current, digest):
                 return current
             raise problem
-        return await self._orders.get(account, order_id)
+        status = OrderStatus.VALID if done else OrderStatus.PROCESSING
+        order = replace(state.order, status=status, csr_sha256=digest, certificate=prepared.id)
+        return replace(state, order=order, status=status)
 
     def _repeated(self, state: OrderState, digest: bytes) -> bool:
         """The same CSR again, for an order it was accepted for: answered with the order."""
@@ -83,19 +97,25 @@ class Finalizer:
     def _request(
         self, account: Account, state: OrderState, csr: bytes, address: str
     ) -> CertificateRequest:
-        order = state.order
+        order, not_after = state.order, _moment(state.order.not_after)
+        not_before = _moment(order.not_before)
+        if not_before is not None and not_after is not None:
+            # The profile counts both ends; a client that asks for its whole length does not.
+            longest = self._services.issuance.profiles[order.profile].validity - _SECOND
+            not_after = min(not_after, not_before + longest)
         return CertificateRequest(
             profile=order.profile,
             requester=Requester("acme", account.id, address),
             csr=csr,
             names=[alt_name(identifier) for identifier in order.identifiers],
-            not_before=_moment(order.not_before),
-            not_after=_moment(order.not_after),
+            not_before=not_before,
+            not_after=not_after,
         )
 
     async def _issue(
         self, account: Account, state: OrderState, prepared: Prepared, digest: bytes
-    ) -> None:
+    ) -> bool:
+        """Whether the certificate is there; if not, it is being signed."""
         order_id = state.order.id
 
         def reserve(tx: Transaction) -> None:
@@ -112,9 +132,10 @@ class Finalizer:
         task = asyncio.create_task(issue())
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        await asyncio.wait({task}, timeout=PATIENCE)
+        await asyncio.wait({task}, timeout=self._patience)
         if task.done():
             task.result()
+        return task.done()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

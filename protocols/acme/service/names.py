@@ -51,7 +51,7 @@ class NamePolicy:
         self,
         account: Account,
         identifiers: Sequence[NamedIdentifier],
-        challenge_types: Callable[[NamedIdentifier], list[ChallengeType]],
+        challenge_types: Callable[[NamedIdentifier, bool], list[ChallengeType]],
         profile: Profile | None = None,
     ) -> bool:
         """Whether the account needs no challenges. Raises `rejectedIdentifier`, one subproblem for
@@ -64,7 +64,12 @@ class NamePolicy:
         problems = [
             problem
             for identifier in identifiers
-            if (problem := self._refusal(identifier, own, challenge_types, profile)) is not None
+            if (
+                problem := self._refusal(
+                    identifier, own, bool(challenge_types(identifier, trusted)), profile
+                )
+            )
+            is not None
         ]
         if problems:
             raise _summary(problems)
@@ -74,7 +79,7 @@ class NamePolicy:
         self,
         identifier: NamedIdentifier,
         own: tuple[str, ...],
-        challenge_types: Callable[[NamedIdentifier], list[ChallengeType]],
+        provable: bool,
         profile: Profile | None,
     ) -> Problem | None:
         name = alt_name(identifier)
@@ -83,7 +88,7 @@ class NamePolicy:
             return _refused(identifier, f"this directory does not serve this name: {why}")
         if own and own_rules(name.type, own).refusal(name.value) is not None:
             return _refused(identifier, "the external account key is not good for this name")
-        if not challenge_types(identifier):
+        if not provable:
             return _refused(identifier, "no challenge offered here can prove this name")
         error = None if profile is None else name_refusal(profile, name)
         return None if error is None else _refused(identifier, error.detail)

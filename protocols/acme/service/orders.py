@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pkiserver.ca.profiles import Profile
 from pkiserver.clock import epoch
@@ -79,24 +79,31 @@ class Orders:
         if bound is not None and bound.profile is not None:
             if asked not in (None, bound.profile):
                 raise _no_profile(asked, "the external account key is bound to another profile")
+            if bound.profile not in self._services.issuance.profiles:
+                raise _no_profile(bound.profile, "it is not configured any more")
             return self._services.issuance.profiles[bound.profile]
         if asked is not None and asked not in self._directory.profiles:
             raise _no_profile(asked, "this directory does not offer it")
         return self._services.issuance.profiles[asked or self._directory.settings.profile]
 
     def _check_validity(self, message: messages.NewOrder, profile: Profile) -> None:
+        """Refuse now what issuance would refuse later."""
         now = self._services.clock.now()
+        last = now + profile.validity
         start = message.not_before or now
-        if message.not_after is not None:
-            if message.not_after <= max(start, now):
-                raise Problem(ProblemType.MALFORMED, "notAfter is not after notBefore and now")
-            if message.not_after - start > profile.validity:
-                raise Problem(
-                    ProblemType.MALFORMED,
-                    f"profile {profile.name} allows at most {profile.validity}",
-                )
-        if message.not_before is not None and message.not_before > now + profile.validity:
-            raise Problem(ProblemType.MALFORMED, "notBefore is too far away")
+        if not now - profile.backdate < start < last:
+            raise Problem(
+                ProblemType.MALFORMED,
+                f"notBefore is not between {profile.backdate} ago and {profile.validity} from now",
+            )
+        if message.not_after is None:
+            return
+        if message.not_after <= max(start, now):
+            raise Problem(ProblemType.MALFORMED, "notAfter is not after notBefore and now")
+        if message.not_after > min(start + profile.validity, last):
+            raise Problem(
+                ProblemType.MALFORMED, f"profile {profile.name} allows at most {profile.validity}"
+            )
 
     def _order(
         self, account: Account, message: messages.NewOrder,
@@ -112,7 +119,7 @@ class Orders:
             profile_sent=message.profile is not None,
             not_before=_seconds(message.not_before),
             not_after=_seconds(message.not_after),
-            expires=now + int(self._directory.settings.order_lifetime.total_seconds()),
+            expires=self._expires(message, profile, now),
             error=None,
             csr_sha256=None,
             certificate=None,
@@ -121,7 +128,16 @@ class Orders:
             created=now,
         )
 
+    def _expires(self, message: messages.NewOrder, profile: Profile, now: int) -> int:
+        """An order lasts no longer than its notBefore can be honoured."""
+        usual = now + int(self._directory.settings.order_lifetime.total_seconds())
+        if message.not_before is None:
+            return usual
+        return min(usual, epoch(message.not_before + profile.backdate))
+
     def _insert(self, tx: Transaction, account: Account, order: Order, trusted: bool) -> OrderState:
+        if order.replaces is not None:
+            store.expire_replacement(tx, order.replaces, order.created)
         if order.replaces is None:
             refuse_crowd(
                 tx, self._directory.settings.orders_per_account, upkeep.ORDERS_OF_ACCOUNT,
@@ -135,6 +151,7 @@ class Orders:
         ]
         ready = all(a.status is AuthorizationStatus.VALID for a in authorizations)
         status = OrderStatus.READY if ready else OrderStatus.PENDING
+        order = replace(order, expires=min(order.expires, *(a.expires for a in authorizations)))
         ids = tuple(authorization.id for authorization in authorizations)
         store.insert_order(tx, order, ids, status)
         self._services.audit.append(

@@ -41,7 +41,7 @@ class Renewal:
             return None
         if record.requester != f"acme:{account.id}":
             raise Problem(
-                ProblemType.UNAUTHORIZED, "replaces: the certificate belongs to another account"
+                ProblemType.MALFORMED, "replaces: the certificate belongs to another account"
             )
         theirs = await self._services.database.lookup(
             lambda reader: inventory.names_of(reader, record.id)

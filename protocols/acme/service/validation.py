@@ -6,6 +6,8 @@ a crash left in `processing` is taken over by the sweep."""
 
 import asyncio
 import datetime as dt
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -34,15 +36,27 @@ log = structlog.get_logger("protocols.acme.validation")
 
 PATIENCE = 0.8
 """Seconds a challenge response waits for its result."""
+GRACE = 15
+"""Seconds beyond the longest validation after which nobody is at work on it any more."""
 RETRY_AFTER_FAILURE = (1.0, 2.0, 4.0)
 """Seconds before each further attempt, where trying again may help (section 8.2)."""
+_ENDED = Problem(ProblemType.MALFORMED, "the authorization ended before the challenge did")
 _PASSING = frozenset({FailureKind.CONNECTION, FailureKind.DNS, FailureKind.TLS})
 
 
 class Validation:
     """Validates challenges of one directory."""
 
-    def __init__(self, directory: Directory, prober: Prober) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        prober: Prober,
+        *,
+        patience: float = PATIENCE,
+        delays: Sequence[float] = RETRY_AFTER_FAILURE,
+    ) -> None:
+        self._patience = patience
+        self._delays = tuple(delays)
         self._directory = directory
         self._services = directory.services
         self._prober = prober
@@ -59,7 +73,7 @@ class Validation:
                 self._start(challenge, authorization, account)
         task = self._tasks.get(challenge.id)
         if task is not None:
-            await asyncio.wait({task}, timeout=PATIENCE)
+            await asyncio.wait({task}, timeout=self._patience)
 
     def _refuse_ended(self, authorization: Authorization, now: int) -> None:
         if authorization.status is not AuthorizationStatus.PENDING or authorization.expires <= now:
@@ -80,12 +94,18 @@ class Validation:
     def _start(self, challenge: Challenge, authorization: Authorization, account: Account) -> None:
         task = asyncio.create_task(self._validate(challenge, authorization, account))
         self._tasks[challenge.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(challenge.id, None))
+        task.add_done_callback(functools.partial(self._done, challenge.id))
+
+    def _done(self, challenge_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(challenge_id, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a result could not be recorded; the sweep tries again", exc_info=error)
 
     async def _validate(
         self, challenge: Challenge, authorization: Authorization, account: Account
     ) -> None:
-        for delay in (*RETRY_AFTER_FAILURE, None):
+        for delay in (*self._delays, None):
             try:
                 proof = await self._attempt(challenge, authorization, account)
             except ValidationFailed as failure:
@@ -135,6 +155,8 @@ class Validation:
             if store.challenge_succeeded(tx, challenge, epoch(now), epoch(now + lifetime)):
                 records = [record.members() for record in proof.records]
                 self._audit(tx, challenge, authorization, "acme.challenge.valid", records=records)
+            else:
+                store.challenge_failed(tx, challenge, _ENDED.to_json())
 
         await self._services.database.write(work)
 
@@ -163,10 +185,12 @@ class Validation:
         """At the start of the server no process validates: the next sweep takes up everything."""
         await self._services.database.write(store.release_challenges)
 
-    async def sweep(self, older_than: dt.timedelta) -> None:
-        """Take over challenges whose process is gone."""
+    async def sweep(self) -> None:
+        """Take over challenges whose process is gone: those that have been processing for longer
+        than all attempts can take."""
         now = self._directory.now()
-        limit = now - int(older_than.total_seconds())
+        attempt = self._directory.settings.validation_timeout.total_seconds()
+        limit = now - int(attempt * (len(self._delays) + 1) + sum(self._delays) + GRACE)
         stuck = await self._services.database.read(
             lambda reader: store.challenges_processing(reader, limit)
         )

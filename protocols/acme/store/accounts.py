@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import records
@@ -59,7 +60,7 @@ def agree_to_terms(tx: Transaction, account_id: str) -> bool:
     )
 
 
-def deactivate_account(tx: Transaction, account_id: str) -> bool:
+def deactivate_account(tx: Transaction, account_id: str, error: dict[str, Any]) -> bool:
     """Valid to deactivated, and what it had under way ends (section 7.3.6)."""
     done = won(
         tx.execute(
@@ -68,16 +69,17 @@ def deactivate_account(tx: Transaction, account_id: str) -> bool:
         )
     )
     if done:
-        end_account_business(tx, account_id)
+        end_account_business(tx, account_id, error)
     return done
 
 
-def end_account_business(tx: Transaction, account_id: str) -> None:
-    """Orders not yet accepted for issuance become invalid, authorizations deactivated."""
+def end_account_business(tx: Transaction, account_id: str, error: dict[str, Any]) -> None:
+    """Orders not yet accepted for issuance become invalid with that error, authorizations
+    deactivated."""
     tx.execute(
-        "UPDATE acme_orders SET status = 'invalid' "
+        "UPDATE acme_orders SET status = 'invalid', error = ? "
         "WHERE account = ? AND status IN ('pending', 'ready')",
-        (account_id,),
+        (json.dumps(error), account_id),
     )
     tx.execute(
         "UPDATE acme_authorizations SET status = 'deactivated' "
@@ -148,9 +150,11 @@ def use_external_account(tx: Transaction, key_id: str, now: int) -> bool:
     )
 
 
-def revoke_external_account(tx: Transaction, key_id: str, now: int) -> list[str] | None:
+def revoke_external_account(
+    tx: Transaction, key_id: str, now: int, error: dict[str, Any]
+) -> list[str] | None:
     """Revoke a key and freeze the accounts bound to it; their ids, or None if there was nothing
-    to revoke."""
+    to revoke. Their orders end with `error`."""
     if not tx.execute(
         "UPDATE acme_external_accounts SET revoked = ? WHERE id = ? AND revoked IS NULL",
         (now, key_id),
@@ -162,5 +166,5 @@ def revoke_external_account(tx: Transaction, key_id: str, now: int) -> list[str]
         (key_id,),
     )
     for (account_id,) in rows:
-        end_account_business(tx, account_id)
+        end_account_business(tx, account_id, error)
     return [row[0] for row in rows]

@@ -7,6 +7,7 @@ from typing import Any
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import records
 from protocols.acme.records import Authorization, Challenge
+from protocols.acme.states import AuthorizationStatus
 from protocols.acme.store.base import won
 
 
@@ -41,22 +42,39 @@ def insert_authorization(
 
 
 def usable_authorization(
-    reader: Reader, account_id: str, kind: str, value: str, wildcard: bool, until: int
-) -> Authorization | None:
-    """A valid authorization of the account for exactly this name that lasts beyond `until`."""
+    reader: Reader, account_id: str, kind: str, value: str, wildcard: bool, until: int,
+    status: AuthorizationStatus = AuthorizationStatus.VALID,
+) -> Authorization | None:  # fmt: skip
+    """An authorization of the account for exactly this name that lasts beyond `until`."""
     return records.maybe(
         records.authorization,
         reader.one(
             f"SELECT {records.AUTHORIZATION} FROM acme_authorizations "
             "WHERE account = ? AND type = ? AND value = ? AND wildcard = ? "
-            "AND status = 'valid' AND expires > ? ORDER BY expires DESC LIMIT 1",
-            (account_id, kind, value, int(wildcard), until),
+            "AND status = ? AND expires > ? ORDER BY expires DESC LIMIT 1",
+            (account_id, kind, value, int(wildcard), status, until),
         ),
     )
 
 
-def deactivate_authorization(tx: Transaction, authorization_id: str) -> bool:
-    """Pending or valid to deactivated (section 7.5.2); orders that wait for it become invalid."""
+def has_proven(
+    reader: Reader, account_id: str, kind: str, value: str, wildcard: bool, now: int
+) -> bool:
+    """Whether the account holds a valid authorization for this name that a challenge was carried
+    out for, and not one that was given on trust."""
+    row = reader.one(
+        "SELECT 1 FROM acme_authorizations a JOIN acme_challenges c ON c.authorization_id = a.id "
+        "WHERE a.account = ? AND a.type = ? AND a.value = ? AND a.wildcard = ? "
+        "AND a.status = 'valid' AND a.expires > ? "
+        "AND c.status = 'valid' AND c.started IS NOT NULL LIMIT 1",
+        (account_id, kind, value, int(wildcard), now),
+    )
+    return row is not None
+
+
+def deactivate_authorization(tx: Transaction, authorization_id: str, error: dict[str, Any]) -> bool:
+    """Pending or valid to deactivated (section 7.5.2); orders that need it become invalid, with
+    that error."""
     done = won(
         tx.execute(
             "UPDATE acme_authorizations SET status = 'deactivated' "
@@ -65,7 +83,7 @@ def deactivate_authorization(tx: Transaction, authorization_id: str) -> bool:
         )
     )
     if done:
-        _fail_orders(tx, authorization_id, None)
+        _fail_orders(tx, authorization_id, error)
     return done
 
 
@@ -141,29 +159,37 @@ def challenge_succeeded(tx: Transaction, item: Challenge, now: int, expires: int
     done = won(
         tx.execute(
             "UPDATE acme_challenges SET status = 'valid', validated = ?, error = NULL "
-            "WHERE id = ? AND status = 'processing'",
-            (now, item.id),
-        )
-    ) and won(
-        tx.execute(
-            "UPDATE acme_authorizations SET status = 'valid', expires = ? "
-            "WHERE id = ? AND status = 'pending' AND expires > ?",
-            (expires, item.authorization, now),
+            "WHERE id = ? AND status = 'processing' AND EXISTS (SELECT 1 FROM "
+            "acme_authorizations a WHERE a.id = authorization_id "
+            "AND a.status = 'pending' AND a.expires > ?)",
+            (now, item.id, now),
         )
     )
     if done:
-        _ready_orders(tx, item.authorization)
+        tx.execute(
+            "UPDATE acme_authorizations SET status = 'valid', expires = ? "
+            "WHERE id = ? AND status = 'pending'",
+            (expires, item.authorization),
+        )
+        _ready_orders(tx, item.authorization, now)
     return done
 
 
-def _ready_orders(tx: Transaction, authorization_id: str) -> None:
+def _ready_orders(tx: Transaction, authorization_id: str, now: int) -> None:
+    """An order is not ready for longer than the authorizations it stands on are valid."""
+    earliest = (
+        "(SELECT MIN(a.expires) FROM acme_order_authorizations l JOIN acme_authorizations a "
+        "ON a.id = l.authorization_id WHERE l.order_id = acme_orders.id)"
+    )
     tx.execute(
-        "UPDATE acme_orders SET status = 'ready' WHERE status = 'pending' AND id IN "
+        "UPDATE acme_orders SET status = 'ready', "
+        f"expires = CASE WHEN expires <= {earliest} THEN expires ELSE {earliest} END "
+        "WHERE status = 'pending' AND id IN "
         "(SELECT order_id FROM acme_order_authorizations WHERE authorization_id = ?) "
         "AND NOT EXISTS (SELECT 1 FROM acme_order_authorizations l "
         "JOIN acme_authorizations a ON a.id = l.authorization_id "
-        "WHERE l.order_id = acme_orders.id AND a.status <> 'valid')",
-        (authorization_id,),
+        "WHERE l.order_id = acme_orders.id AND (a.status <> 'valid' OR a.expires <= ?))",
+        (authorization_id, now),
     )
 
 
@@ -186,10 +212,10 @@ def challenge_failed(tx: Transaction, item: Challenge, error: dict[str, Any]) ->
     return done
 
 
-def _fail_orders(tx: Transaction, authorization_id: str, error: dict[str, Any] | None) -> None:
+def _fail_orders(tx: Transaction, authorization_id: str, error: dict[str, Any]) -> None:
     tx.execute(
         "UPDATE acme_orders SET status = 'invalid', error = ? "
         "WHERE status IN ('pending', 'ready') AND id IN "
         "(SELECT order_id FROM acme_order_authorizations WHERE authorization_id = ?)",
-        (None if error is None else json.dumps(error), authorization_id),
+        (json.dumps(error), authorization_id),
     )

@@ -48,6 +48,15 @@ def insert_order(
     )
 
 
+def expire_replacement(tx: Transaction, certificate_id: str, now: int) -> None:
+    """An order that expired unfinished does not replace anything any more."""
+    tx.execute(
+        "UPDATE acme_orders SET status = 'invalid' "
+        "WHERE replaces = ? AND status IN ('pending', 'ready') AND expires <= ?",
+        (certificate_id, now),
+    )
+
+
 def orders_of(
     reader: Reader, account_id: str, before: tuple[int, str] | None, now: int, limit: int
 ) -> list[tuple[int, str]]:

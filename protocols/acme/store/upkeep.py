@@ -22,8 +22,17 @@ BATCH = 500
 
 ACCOUNTS_OF_ADDRESS = "SELECT created FROM acme_accounts WHERE address = ?"
 ORDERS_OF_ACCOUNT = "SELECT created FROM acme_orders WHERE account = ?"
+PRE_AUTHORIZATIONS_OF_ACCOUNT = (
+    "SELECT created FROM acme_authorizations WHERE account = ? AND NOT EXISTS (SELECT 1 FROM "
+    "acme_order_authorizations l WHERE l.authorization_id = acme_authorizations.id)"
+)
 FAILURES_OF_NAME = "SELECT at FROM acme_failures WHERE account = ? AND value = ?"
-_TIMES = {ACCOUNTS_OF_ADDRESS: "created", ORDERS_OF_ACCOUNT: "created", FAILURES_OF_NAME: "at"}
+_TIMES = {
+    ACCOUNTS_OF_ADDRESS: "created",
+    ORDERS_OF_ACCOUNT: "created",
+    PRE_AUTHORIZATIONS_OF_ACCOUNT: "created",
+    FAILURES_OF_NAME: "at",
+}
 
 
 def record_failure(tx: Transaction, account_id: str, value: str, now: int) -> None:
@@ -32,22 +41,27 @@ def record_failure(tx: Transaction, account_id: str, value: str, now: int) -> No
     )
 
 
-def delete_expired(tx: Transaction, before: int, batch: int = BATCH) -> int:
-    """Delete orders that expired before a moment, authorizations likewise that no order names any
-    more, and old failures. Accounts and certificates stay. The number of rows of orders and
-    authorizations deleted; call again while it is `batch` or more."""
-    expired = "SELECT id FROM acme_orders WHERE expires < ? AND status <> 'processing' LIMIT ?"
-    tx.execute(
-        f"DELETE FROM acme_order_authorizations WHERE order_id IN ({expired})", (before, batch)
+def delete_expired(tx: Transaction, directory: str, before: int, batch: int = BATCH) -> int:
+    """Delete orders of a directory that expired before a moment, authorizations likewise that no
+    order names any more, and old failures. Accounts and certificates stay. The number of rows of
+    orders and authorizations deleted; call again while it is `batch` or more."""
+    ours = "(SELECT id FROM acme_accounts WHERE directory = ?)"
+    expired = (
+        "SELECT id FROM acme_orders WHERE expires < ? AND status <> 'processing' "
+        f"AND account IN {ours} ORDER BY expires, id LIMIT ?"
     )
-    orders_gone = tx.execute(f"DELETE FROM acme_orders WHERE id IN ({expired})", (before, batch))
     unused = (
-        "SELECT a.id FROM acme_authorizations a WHERE a.expires < ? AND NOT EXISTS "
-        "(SELECT 1 FROM acme_order_authorizations l WHERE l.authorization_id = a.id) LIMIT ?"
+        f"SELECT a.id FROM acme_authorizations a WHERE a.expires < ? AND a.account IN {ours} "
+        "AND NOT EXISTS "
+        "(SELECT 1 FROM acme_order_authorizations l WHERE l.authorization_id = a.id) "
+        "ORDER BY a.expires, a.id LIMIT ?"
     )
-    tx.execute(f"DELETE FROM acme_challenges WHERE authorization_id IN ({unused})", (before, batch))
+    which = (before, directory, batch)
+    tx.execute(f"DELETE FROM acme_order_authorizations WHERE order_id IN ({expired})", which)
+    orders_gone = tx.execute(f"DELETE FROM acme_orders WHERE id IN ({expired})", which)
+    tx.execute(f"DELETE FROM acme_challenges WHERE authorization_id IN ({unused})", which)
     authorizations_gone = tx.execute(
-        f"DELETE FROM acme_authorizations WHERE id IN ({unused})", (before, batch)
+        f"DELETE FROM acme_authorizations WHERE id IN ({unused})", which
     )
-    tx.execute("DELETE FROM acme_failures WHERE at < ?", (before,))
+    tx.execute(f"DELETE FROM acme_failures WHERE at < ? AND account IN {ours}", which[:2])
     return orders_gone + authorizations_gone
