@@ -33,24 +33,33 @@ def serve(
     asyncio.run(_prepare(settings, addresses, development))
 
     @asynccontextmanager
-    async def listeners(worker: int) -> AsyncIterator[Sequence[Listener]]:
+    async def make_listeners(worker: int) -> AsyncIterator[Sequence[Listener]]:
         async with (
             open_runtime(settings, listeners=addresses, development=development) as runtime,
             runtime.serving(),
         ):
-            yield [
-                Listener(
-                    https, _edge(runtime, plain=False), tls=_tls_files(settings), http2=server.http2
-                ),
-                Listener(http, _edge(runtime, plain=True)),
-            ]
+            yield listeners(runtime, https, http)
 
     return run(
-        listeners,
+        make_listeners,
         workers=server.workers,
         grace=server.shutdown_timeout.total_seconds(),
         on_ready=on_ready,
     )
+
+
+def listeners(runtime: Runtime, https: socket.socket, http: socket.socket) -> list[Listener]:
+    """What a runtime serves on two bound sockets."""
+    settings = runtime.services.settings
+    return [
+        Listener(
+            https,
+            _edge(runtime, plain=False),
+            tls=_tls_files(settings),
+            http2=settings.server.http2,
+        ),
+        Listener(http, _edge(runtime, plain=True)),
+    ]
 
 
 async def _prepare(
