@@ -41,13 +41,19 @@ def _subtree(text: str) -> x509.GeneralName:
 
 def _dns(value: str) -> x509.GeneralName:
     # Labels are added on the left anyway; the leading dot that some write is not RFC 5280's.
-    return x509.DNSName(names.dns_name(value.removeprefix(".")).value)
+    return x509.DNSName(_host(value.removeprefix(".")))
+
+
+def _host(value: str) -> str:
+    if "*" in value:
+        raise ValueError("a subtree has no wildcards; it covers the names below anyway")
+    return names.dns_name(value).value
 
 
 def _hosts(value: str) -> str:
     """One host, or with a leading dot all those below."""
     dot = "." if value.startswith(".") else ""
-    return dot + names.dns_name(value.removeprefix(".")).value
+    return dot + _host(value.removeprefix("."))
 
 
 def _email(value: str) -> x509.GeneralName:
