@@ -91,7 +91,8 @@ class _Job:
 
     def __init__(self, work: Callable[[Transaction], Any]) -> None:
         self.work = work
-        self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
         self.outcome: Any = None
         self.error: BaseException | None = None
 
@@ -102,7 +103,8 @@ class _Job:
             self.outcome, self.error = None, error
 
     def settle(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
+        """In the loop of the caller, who may be gone."""
+        if self.future.done():
             return
         if self.error is None:
             self.future.set_result(self.outcome)
@@ -143,7 +145,7 @@ class SQLiteDatabase:
             raise PKIError(ErrorCode.UNAVAILABLE, "the database is closed")
         job = _Job(work)
         self._jobs.put(job)
-        outcome: T = await asyncio.wrap_future(job.future)
+        outcome: T = await job.future
         return outcome
 
     async def close(self) -> None:
@@ -175,8 +177,7 @@ class SQLiteDatabase:
             jobs = [job for job in batch if job is not None]
             if jobs:
                 self._commit(jobs)
-            for job in jobs:
-                job.settle()
+                _deliver(jobs)
 
     def _commit(self, jobs: list[_Job]) -> None:
         raw = self._writer.raw
@@ -197,6 +198,19 @@ class SQLiteDatabase:
                 raw.execute("ROLLBACK")
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def _deliver(jobs: list[_Job]) -> None:
+    """Hand out what came of the jobs, waking each loop once."""
+    for loop in {job.loop for job in jobs}:
+        mine = [job for job in jobs if job.loop is loop]
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, mine)
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
 
 
 def _snapshot(connection: _Connection, work: Callable[[Reader], T]) -> T:

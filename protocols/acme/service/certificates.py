@@ -12,7 +12,7 @@ from pkiserver.ca.model import (
 from pkiserver.errors import PKIError
 from pkiserver.pkix import cert as pkix_cert
 from pkiserver.pkix.algorithms import spki_sha256
-from pkiserver.pkix.pem import pem_chain
+from pkiserver.pkix.pem import encode_pem, pem_chain
 from pkiserver.storage import Reader
 from protocols.acme import messages
 from protocols.acme.problems import Problem, ProblemType
@@ -53,8 +53,7 @@ class Certificates:
         chains = self._services.authorities.chains(record.issuer)
         if number >= len(chains):
             raise Problem(ProblemType.MALFORMED, "no such chain", status=404)
-        leaf = pkix_cert.parse_certificate(record.der)
-        return pem_chain([leaf, *chains[number]]), len(chains)
+        return encode_pem("CERTIFICATE", record.der) + pem_chain(chains[number]), len(chains)
 
     async def revoke_as_account(
         self, account: Account, message: messages.Revoke, address: str
