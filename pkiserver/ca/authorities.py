@@ -9,7 +9,7 @@ import asyncio
 import datetime as dt
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -136,9 +136,8 @@ class Authorities(AuthorityTree):
         one of ours. `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
         self._require_free(name)
         path = await self._checked(certificates, key)
-        new = _NewKey(self._key_id(name), key)
+        new = await self._keep_key(name, key)
         row = NewAuthority(name, None, new.id, new.spki_sha256)
-        await self._keys.store(new.id, key)
 
         def work(tx: Transaction) -> None:
             self._take(tx, row)
@@ -309,12 +308,27 @@ class Authorities(AuthorityTree):
         ledger.complete(tx, prepared.id, der)
 
     async def _new_key(self, name: str, kind: KeyKind) -> _NewKey:
-        key_id = self._key_id(name)
-        return _NewKey(key_id, await self._keys.generate(key_id, kind))
+        async def generate(key_id: str) -> _NewKey:
+            return _NewKey(key_id, await self._keys.generate(key_id, kind))
 
-    def _key_id(self, name: str) -> str:
-        """Never one of before: a key is not written over."""
-        return f"ca-{name}-{self._random(4).hex()}"
+        return await self._under_free_id(name, generate)
+
+    async def _keep_key(self, name: str, key: PrivateKey) -> _NewKey:
+        async def store(key_id: str) -> _NewKey:
+            await self._keys.store(key_id, key)
+            return _NewKey(key_id, key)
+
+        return await self._under_free_id(name, store)
+
+    async def _under_free_id(self, name: str, keep: Callable[[str], Awaitable[_NewKey]]) -> _NewKey:
+        """The identifier is the authority's name, so that a person finds the key; another one if
+        that is taken, by what a crash left or somebody else is at: no key is written over."""
+        try:
+            return await keep(name)
+        except PKIError as error:
+            if error.code is not ErrorCode.CONFLICT:
+                raise
+            return await keep(f"{name}-{self._random(8).hex()}")
 
     async def _change(self, new: _NewKey | None, work: Callable[[Transaction], None]) -> None:
         """Write, then read the tree again. A `new` key goes if it became no authority's."""

@@ -270,6 +270,14 @@ async def test_invariant_6_of_many_who_want_a_name_one_gets_it(world: World) -> 
     assert world.key_files() == {a.key_id for a in world.authorities.list()}
 
 
+async def test_the_key_file_has_the_authority_s_name(world: World) -> None:
+    """So that an operator who takes a root offline knows which file it is."""
+    await world.keys.generate("sub", "p256")
+    await world.root()
+    sub = await world.child("sub")
+    assert world.key_files() == {"root", "sub", sub.key_id} and sub.key_id != "sub"
+
+
 async def test_another_process_sees_the_change_when_it_looks(world: World) -> None:
     other = await world.another_process()
     await world.root()
