@@ -1,4 +1,4 @@
-"""A throwaway PKI for other people's tests: pytest fixtures, there as soon as pkiserver is installed.
+"""A throwaway PKI for tests: pytest fixtures, there as soon as pkiserver is installed.
 
     def test_my_client(pki):
         order_a_certificate(pki.directory_url, trust=pki.root_pem)

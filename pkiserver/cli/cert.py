@@ -131,11 +131,11 @@ def show(
 def issue(
     out: Annotated[Path, typer.Option(metavar="BASE", help="Makes BASE.key and BASE.crt")],
     profile: Annotated[str, typer.Option(help="Profile to issue under")] = "tls-server",
-    dns: Annotated[Names, typer.Option(help="DNS name; may be repeated")] = None,
-    ip: Annotated[Names, typer.Option(help="IP address")] = None,
-    email: Annotated[Names, typer.Option(help="E-mail address")] = None,
-    uri: Annotated[Names, typer.Option(help="URI")] = None,
-    upn: Annotated[Names, typer.Option(help="User principal name")] = None,
+    dns: Annotated[Names, typer.Option(metavar="NAME", help="DNS name")] = None,
+    ip: Annotated[Names, typer.Option(metavar="ADDRESS", help="IP address")] = None,
+    email: Annotated[Names, typer.Option(metavar="ADDRESS", help="E-mail address")] = None,
+    uri: Annotated[Names, typer.Option(metavar="URI", help="URI")] = None,
+    upn: Annotated[Names, typer.Option(metavar="NAME", help="User principal name")] = None,
     cn: Annotated[str | None, typer.Option(help="Common name, where the profile has one")] = None,
     csr: Annotated[
         Path | None, typer.Option(help="Certify this request's key; no BASE.key is made")
