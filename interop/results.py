@@ -58,7 +58,8 @@ def line(row: Mapping[str, Any], outcome: str) -> Line:
 
 def table(lines: list[Line]) -> str:
     """A Markdown table in an order that does not depend on the run."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(line.cells() for line in sorted(lines))]
+    ordered = sorted(lines, key=lambda line: (line.client.casefold(), line))
+    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(line.cells() for line in ordered)]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
