@@ -1,13 +1,15 @@
 """Carrying out challenges: RFC 8555 section 7.5.1 and 8.
 
-A response moves the challenge to `processing` durably, then a task of this process does the work.
-The request that started it waits a moment for the result, so that a fast answer needs no poll. What
-a crash left in `processing` is taken over by the sweep."""
+A response starts a task of this process. The request waits a moment for the result, so that a fast
+answer needs no poll. A result that is there at once is recorded in one transaction with the move to
+`processing` it passes through; otherwise that move is durable before the request is answered, and
+what a crash leaves in `processing` is taken over by the sweep."""
 
 import asyncio
 import datetime as dt
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -44,6 +46,18 @@ _ENDED = Problem(ProblemType.MALFORMED, "the authorization ended before the chal
 _PASSING = frozenset({FailureKind.CONNECTION, FailureKind.DNS, FailureKind.TLS})
 
 
+QUICK = 0.05
+"""Seconds an attempt gets before the challenge is recorded as processing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A validation under way. `recorded` is set once the database knows of it, or of its end."""
+
+    task: asyncio.Task[None]
+    recorded: asyncio.Event
+
+
 class Validation:
     """Validates challenges of one directory."""
 
@@ -60,68 +74,92 @@ class Validation:
         self._directory = directory
         self._services = directory.services
         self._prober = prober
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Running] = {}
 
     async def respond(
         self, account: Account, challenge: Challenge, authorization: Authorization
     ) -> None:
         """The client says it is ready. One that is under way or over is left as it is."""
-        now = self._directory.now()
-        if challenge.status is ChallengeStatus.PENDING:
-            self._refuse_ended(authorization, now)
-            if await self._begin(account, challenge, authorization, now):
-                self._start(challenge, authorization, account)
-        task = self._tasks.get(challenge.id)
-        if task is not None:
-            await asyncio.wait({task}, timeout=self._patience)
+        if challenge.status is ChallengeStatus.PENDING and challenge.id not in self._running:
+            await self._refuse(account, authorization)
+            self._start(challenge, authorization, account)
+        running = self._running.get(challenge.id)
+        if running is not None:
+            await running.recorded.wait()
+            await asyncio.wait({running.task}, timeout=self._patience)
 
-    def _refuse_ended(self, authorization: Authorization, now: int) -> None:
+    async def _refuse(self, account: Account, authorization: Authorization) -> None:
+        now = self._directory.now()
         if authorization.status is not AuthorizationStatus.PENDING or authorization.expires <= now:
             raise Problem(ProblemType.MALFORMED, "the authorization is no longer pending")
-
-    async def _begin(
-        self, account: Account, challenge: Challenge, authorization: Authorization, now: int
-    ) -> bool:
-        def work(tx: Transaction) -> bool:
-            refuse_crowd(
-                tx, self._directory.settings.failures_per_name, upkeep.FAILURES_OF_NAME,
+        await self._services.database.lookup(
+            lambda reader: refuse_crowd(
+                reader, self._directory.settings.failures_per_name, upkeep.FAILURES_OF_NAME,
                 (account.id, authorization.value), now, "failed validations of this name",
-            )  # fmt: skip
-            return store.begin_challenge(tx, challenge.id, now)
-
-        return await self._services.database.write(work)
+            )
+        )  # fmt: skip
 
     def _start(self, challenge: Challenge, authorization: Authorization, account: Account) -> None:
-        task = asyncio.create_task(self._validate(challenge, authorization, account))
-        self._tasks[challenge.id] = task
+        if challenge.id in self._running:
+            return
+        recorded = asyncio.Event()
+        task = asyncio.create_task(self._validate(challenge, authorization, account, recorded))
+        self._running[challenge.id] = _Running(task, recorded)
         task.add_done_callback(functools.partial(self._done, challenge.id))
 
     def _done(self, challenge_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(challenge_id, None)
+        self._running.pop(challenge_id).recorded.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("a result could not be recorded; the sweep tries again", exc_info=error)
 
     async def _validate(
-        self, challenge: Challenge, authorization: Authorization, account: Account
+        self,
+        challenge: Challenge,
+        authorization: Authorization,
+        account: Account,
+        recorded: asyncio.Event,
     ) -> None:
-        for delay in (*self._delays, None):
-            try:
-                proof = await self._attempt(challenge, authorization, account)
-            except ValidationFailed as failure:
-                if delay is None or failure.kind not in _PASSING:
-                    await self._failed(challenge, authorization, failure)
-                    return
+        attempt = self._begin_attempt(challenge, authorization, account)
+        try:
+            quick, _ = await asyncio.wait({attempt}, timeout=QUICK)
+            if not quick:
+                await self._record_start(challenge)
+                recorded.set()
+            for delay in self._delays:
+                failure = await _passing_failure(attempt)
+                if failure is None:
+                    break
                 await self._note(challenge, failure)
+                recorded.set()
                 await asyncio.sleep(delay)
-            except Exception:
-                log.exception("validation broke off", challenge=challenge.id)
-                broken = ValidationFailed(FailureKind.SERVER_INTERNAL, "internal error")
-                await self._failed(challenge, authorization, broken)
-                return
-            else:
-                await self._succeeded(challenge, authorization, proof)
-                return
+                attempt = self._begin_attempt(challenge, authorization, account)
+            await self._conclude(challenge, authorization, attempt)
+        finally:
+            attempt.cancel()
+
+    def _begin_attempt(
+        self, challenge: Challenge, authorization: Authorization, account: Account
+    ) -> asyncio.Task[Proof]:
+        return asyncio.create_task(self._attempt(challenge, authorization, account))
+
+    async def _conclude(
+        self, challenge: Challenge, authorization: Authorization, attempt: asyncio.Task[Proof]
+    ) -> None:
+        try:
+            proof = await attempt
+        except ValidationFailed as failure:
+            await self._failed(challenge, authorization, failure)
+        except Exception:
+            log.exception("validation broke off", challenge=challenge.id)
+            broken = ValidationFailed(FailureKind.SERVER_INTERNAL, "internal error")
+            await self._failed(challenge, authorization, broken)
+        else:
+            await self._succeeded(challenge, authorization, proof)
+
+    async def _record_start(self, challenge: Challenge) -> None:
+        now = self._directory.now()
+        await self._services.database.write(lambda tx: store.begin_challenge(tx, challenge.id, now))
 
     async def _attempt(
         self, challenge: Challenge, authorization: Authorization, account: Account
@@ -152,6 +190,7 @@ class Validation:
         lifetime = max(self._directory.settings.authorization_lifetime, dt.timedelta(hours=1))
 
         def work(tx: Transaction) -> None:
+            store.begin_challenge(tx, challenge.id, epoch(now))
             if store.challenge_succeeded(tx, challenge, epoch(now), epoch(now + lifetime)):
                 records = [record.members() for record in proof.records]
                 self._audit(tx, challenge, authorization, "acme.challenge.valid", records=records)
@@ -166,6 +205,7 @@ class Validation:
         now = self._directory.now()
 
         def work(tx: Transaction) -> None:
+            store.begin_challenge(tx, challenge.id, now)
             if store.challenge_failed(tx, challenge, _problem(failure).to_json()):
                 upkeep.record_failure(tx, authorization.account, authorization.value, now)
                 self._audit(
@@ -177,9 +217,13 @@ class Validation:
 
     async def _note(self, challenge: Challenge, failure: ValidationFailed) -> None:
         error = _problem(failure).to_json()
-        await self._services.database.write(
-            lambda tx: store.note_challenge_error(tx, challenge.id, error)
-        )
+        now = self._directory.now()
+
+        def work(tx: Transaction) -> None:
+            store.begin_challenge(tx, challenge.id, now)
+            store.note_challenge_error(tx, challenge.id, error)
+
+        await self._services.database.write(work)
 
     async def release(self) -> None:
         """At the start of the server no process validates: the next sweep takes up everything."""
@@ -195,7 +239,7 @@ class Validation:
             lambda reader: store.challenges_processing(reader, limit)
         )
         for challenge in stuck:
-            if challenge.id not in self._tasks:
+            if challenge.id not in self._running:
                 await self._take_over(challenge, now)
 
     async def _take_over(self, challenge: Challenge, now: int) -> None:
@@ -216,7 +260,7 @@ class Validation:
 
     async def stop(self) -> None:
         """End what is under way; the sweep of the next start takes it up again."""
-        tasks = list(self._tasks.values())
+        tasks = [running.task for running in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -230,6 +274,13 @@ class Validation:
             tx, actor=f"acme:{authorization.account}", action=action, object=authorization.id,
             outcome=outcome, detail={**named, **detail},
         )  # fmt: skip
+
+
+async def _passing_failure(attempt: asyncio.Task[Proof]) -> ValidationFailed | None:
+    """How an attempt failed, if another may fare better; None for every other end."""
+    await asyncio.wait({attempt})
+    error = attempt.exception()
+    return error if isinstance(error, ValidationFailed) and error.kind in _PASSING else None
 
 
 def _problem(failure: ValidationFailed) -> Problem:
