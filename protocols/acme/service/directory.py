@@ -1,6 +1,7 @@
 """One ACME directory: its name, its settings, its URLs, and the core it works on."""
 
 import base64
+import functools
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Directory:
     services: Services
     new_id: Callable[[], str] = field(default=random_id)
 
-    @property
+    @functools.cached_property
     def base(self) -> str:
         return f"{self.services.settings.server.https_base}/acme/{self.name}"
 
