@@ -41,7 +41,7 @@ def settings_of(home: Path) -> CoreSettings:
 def with_runtime(home: Path, work: Callable[[Runtime], Awaitable[T]]) -> T:
     """Run `work` on the home's CA core; a server may be running on it at the same time."""
     settings = settings_of(home)
-    logs.configure(style="console", level="error")
+    logs.configure(style="console", level="error", cache=False)
 
     async def run() -> T:
         async with open_runtime(settings) as runtime:

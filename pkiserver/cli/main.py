@@ -53,9 +53,14 @@ def pkiserver(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        # Bytes that are no UTF-8 arrive as lone surrogates, which nothing behind here takes.
+        "".join(arguments).encode()
+    except UnicodeEncodeError:
+        return _fail("the command line is not UTF-8", 2)
     try:
         command = typer.main.get_command(build_app())
-        arguments = None if argv is None else list(argv)
         outcome = command.main(arguments, prog_name="pkiserver", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:

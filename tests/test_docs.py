@@ -1,0 +1,69 @@
+"""Documents that are written from the sources are up to date, and examples load."""
+
+import configparser
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pkiserver.app import load_settings
+from pkiserver.cli.reference import cli_text, configuration_text
+from pkiserver.config import CoreSettings
+from pkiserver.registry import available, sections
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("configuration.md", configuration_text), ("cli.md", cli_text)]
+)
+def test_reference_is_what_the_program_does(name: str, write: Callable[[], str]) -> None:
+    """If not: `python -m pkiserver.cli.reference docs`."""
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == write()
+
+
+def test_every_key_has_a_description() -> None:
+    models = [
+        *(field.annotation for field in CoreSettings.model_fields.values()),
+        *sections(available()).values(),
+    ]
+    for model in models:
+        for key, field in getattr(model, "model_fields", {}).items():
+            assert field.description, f"{model}: {key}"
+
+
+def test_the_example_configuration_loads(tmp_path: Path) -> None:
+    example = (ROOT / "config" / "pkiserver.toml").read_text(encoding="utf-8")
+    (tmp_path / "pkiserver.toml").write_text(example, encoding="utf-8")
+    settings = load_settings(tmp_path)
+    assert settings.server.http_base == "http://pki.example.com"
+    assert set(settings.section("acme")) == {"default", "internal"}
+
+
+def test_what_the_example_has_commented_out_loads_too(tmp_path: Path) -> None:
+    example = (ROOT / "config" / "pkiserver.toml").read_text(encoding="utf-8")
+    text = re.sub(r"^# ((\[\w+\]|\w+ = .*))$", r"\1", example, flags=re.MULTILINE)
+    assert text != example
+    (tmp_path / "pkiserver.toml").write_text(text, encoding="utf-8")
+    settings = load_settings(tmp_path)
+    assert settings.keys.passphrase_credential == "pkiserver-passphrase"
+
+
+def test_the_unit_runs_commands_that_exist() -> None:
+    unit = configparser.ConfigParser(
+        strict=False, interpolation=None, comment_prefixes=("#",), delimiters=("=",)
+    )
+    unit.read(ROOT / "config" / "systemd" / "pkiserver.service")
+    documented = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for key in ("ExecStartPre", "ExecStart"):
+        command = unit["Service"][key].split()[1]
+        assert f"## pkiserver {command}\n" in documented
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
+def test_proxy_samples_say_keys_that_exist(name: str) -> None:
+    sample = (ROOT / "config" / "proxy" / name).read_text(encoding="utf-8")
+    keys = re.findall(r"^#   (\w+) = ", sample, flags=re.MULTILINE)
+    assert set(keys) == {"https", "http", "external_url", "external_http_url", "trusted_proxies"}
+    assert set(keys) <= set(type(CoreSettings().server).model_fields)
