@@ -7,6 +7,7 @@ cause."""
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from protocols.acme.records import Account
 log = structlog.get_logger("protocols.acme")
 
 MAX_BODY = 128 * 1024
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _load_key = functools.lru_cache(maxsize=4096)(jwk.load)
 Headers = list[tuple[bytes, bytes]]
 
@@ -93,14 +95,14 @@ class Site:
             return Reply(body=self._describe)
         if path == ["new-nonce"]:
             return Reply(200 if method == "HEAD" else 204)
-        if path[0] == "renewal-info" and len(path) == 2:
+        if path[0] == "renewal-info" and len(path) == 2 and path[1]:
             return await self._endpoints.renewal_info(path[1])
         self._endpoint(path)
         raise _not_allowed("POST")
 
     def _endpoint(self, path: list[str]) -> Endpoint:
         endpoint = self._table.get((path[0], len(path) - 1))
-        if endpoint is None or "" in path[1:]:
+        if endpoint is None or not all(_ID.fullmatch(part) for part in path[1:]):
             raise no_resource()
         return endpoint
 

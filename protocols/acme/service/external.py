@@ -4,14 +4,17 @@ The MAC key of a key identifier is derived from a secret of the key provider; th
 none."""
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pkiserver.errors import configuration_error
+from pkiserver.pkix.names import NameType
 from pkiserver.storage import Transaction
 from protocols.acme import eab
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import ExternalAccount
 from protocols.acme.service.directory import Directory
+from protocols.acme.service.patterns import own_rules
 from protocols.acme.store import accounts as store
 
 _UNUSABLE = "this external account key is unknown, used up, expired or revoked"
@@ -23,7 +26,7 @@ class NewExternalAccount:
     """What the operator hands to a client: the key identifier and the MAC key (base64url)."""
 
     record: ExternalAccount
-    mac_key: str
+    mac_key: str = field(repr=False)
 
 
 class ExternalAccounts:
@@ -64,7 +67,12 @@ class ExternalAccounts:
         self, *, uses: int | None, lifetime: int | None, profile: str | None,
         names: tuple[str, ...], trusted: bool, note: str, actor: str,
     ) -> NewExternalAccount:  # fmt: skip
-        """Make a key for `uses` accounts (None: any number), usable for `lifetime` seconds."""
+        """Make a key for `uses` accounts (None: any number), usable for `lifetime` seconds. Raises
+        `PKIError` CONFIGURATION for names that are no patterns and for an unknown profile."""
+        for kind in (NameType.DNS, NameType.IP):
+            own_rules(kind, names)
+        if profile is not None and profile not in self._services.issuance.profiles:
+            raise configuration_error(f"there is no profile {profile!r}")
         now = self._directory.now()
         record = ExternalAccount(
             id=self._directory.new_id(),

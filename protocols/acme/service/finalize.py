@@ -14,7 +14,7 @@ import structlog
 
 from pkiserver.ca.model import CertificateRequest, CertificateStatus, Prepared, Requester
 from pkiserver.clock import from_epoch
-from pkiserver.errors import PKIError
+from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import jwk
@@ -68,11 +68,14 @@ class Finalizer:
             return state
         if state.status is not OrderStatus.READY:
             raise _not_ready(state.status)
-        await self._check_caa(account, state)
-        prepared = await self._services.issuance.prepare(
-            self._request(account, state, csr, address)
-        )
-        self._refuse_account_key(account, prepared)
+        request = self._request(account, state, csr, address)
+        try:
+            await self._check_caa(account, state)
+            prepared = await self._services.issuance.prepare(request)
+            self._refuse_account_key(account, prepared)
+        except Problem as problem:
+            await self._record(request, problem)
+            raise
         try:
             done = await self._issue(account, state, prepared, digest)
         except Problem as problem:
@@ -83,6 +86,13 @@ class Finalizer:
         status = OrderStatus.VALID if done else OrderStatus.PROCESSING
         order = replace(state.order, status=status, csr_sha256=digest, certificate=prepared.id)
         return replace(state, order=order, status=status)
+
+    async def _record(self, request: CertificateRequest, problem: Problem) -> None:
+        """Our own refusals are in the audit log like those of the core."""
+        causes = [f"{cause.identifier}: {cause.detail}" for cause in problem.subproblems]
+        detail = "; ".join((problem.detail, *causes))
+        error = PKIError(ErrorCode.UNAUTHORIZED, detail, rule=f"acme.{problem.type.token}")
+        await self._services.issuance.record_refusal(request, error)
 
     def _repeated(self, state: OrderState, digest: bytes) -> bool:
         """The same CSR again, for an order it was accepted for: answered with the order."""

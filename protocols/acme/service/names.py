@@ -1,14 +1,10 @@
 """Whether an account may ask for names at all: the directory's, the external account key's and the
 profile's rules, before any authorization is made."""
 
-import functools
 from collections.abc import Callable, Sequence
 
-from pkiserver.ca.name_rules import CompiledRules, compile_rules
 from pkiserver.ca.policy import name_refusal
 from pkiserver.ca.profiles import Profile
-from pkiserver.config import NameRules
-from pkiserver.errors import configuration_error
 from pkiserver.pkix.names import AltName, NameType
 from protocols.acme.challenges import ChallengeType
 from protocols.acme.identifiers import Identifier
@@ -16,6 +12,7 @@ from protocols.acme.problems import Problem, ProblemType, WireIdentifier
 from protocols.acme.records import Account, NamedIdentifier
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
+from protocols.acme.service.patterns import own_rules, rules_of
 
 
 def named(identifier: Identifier) -> NamedIdentifier:
@@ -92,30 +89,6 @@ class NamePolicy:
             return _refused(identifier, "no challenge offered here can prove this name")
         error = None if profile is None else name_refusal(profile, name)
         return None if error is None else _refused(identifier, error.detail)
-
-
-def rules_of(kind: NameType, rules: NameRules, place: str) -> CompiledRules:
-    """Rules compiled. Raises `PKIError` CONFIGURATION with every mistake in them."""
-    problems: list[str] = []
-    compiled = compile_rules(
-        kind, rules, lambda key, problem: problems.append(f"{place}.{kind}.{key}: {problem}")
-    )
-    if problems:
-        raise configuration_error("\n".join(problems))
-    return compiled
-
-
-@functools.lru_cache(maxsize=1024)
-def own_rules(kind: NameType, patterns: tuple[str, ...]) -> CompiledRules:
-    """The rules of an external account key, whose patterns are of both types: what looks like an
-    address or a network is for IP, everything else for DNS."""
-    is_ip = kind is NameType.IP
-    mine = tuple(p for p in patterns if p == "*" or _looks_like_ip(p) == is_ip)
-    return rules_of(kind, NameRules(allow=mine), "names")
-
-
-def _looks_like_ip(pattern: str) -> bool:
-    return "/" in pattern or ":" in pattern or pattern.replace(".", "").isdigit()
 
 
 def _refused(identifier: NamedIdentifier, detail: str) -> Problem:
