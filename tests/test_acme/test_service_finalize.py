@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import ipaddress
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -101,11 +103,11 @@ def csr_with(
 
 
 DNS = x509.DNSName(NAME)
-REFUSED = {
+REFUSED: dict[str, Callable[[], bytes]] = {
     "another name": lambda: csr_with(x509.DNSName("other.example.org")),
     "one more name (CVE-2022-34831)": lambda: csr_with(DNS, x509.DNSName("other.example.org")),
     "no names": lambda: csr_with(),
-    "an address": lambda: csr_with(DNS, x509.IPAddress(__import__("ipaddress").ip_address(1))),
+    "an address": lambda: csr_with(DNS, x509.IPAddress(ipaddress.ip_address("192.0.2.1"))),
     "an e-mail address": lambda: csr_with(DNS, x509.RFC822Name("a@example.org")),
     "a URI": lambda: csr_with(DNS, x509.UniformResourceIdentifier("https://www.example.org/")),
     "another common name": lambda: csr_with(DNS, cn="other.example.org"),

@@ -95,6 +95,8 @@ async def test_names_the_directory_does_not_serve(open_world: OpenWorld) -> None
                    403, "rejectedIdentifier")  # fmt: skip
     refused = [item["identifier"]["value"] for item in body["subproblems"]]
     assert refused == ["a.example.net", "b.example.net", "192.0.2.7"]
+    ((_, _, outcome, detail),) = await world.audit("acme.order.refuse")
+    assert outcome == "refused" and "a.example.net" in detail
     assert await world.rows("SELECT id FROM acme_orders") == []
     assert (await client.new_order(["a.example.org"])).status_code == 201
 

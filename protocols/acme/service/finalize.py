@@ -89,7 +89,7 @@ class Finalizer:
 
     async def _record(self, request: CertificateRequest, problem: Problem) -> None:
         """Our own refusals are in the audit log like those of the core."""
-        causes = [f"{cause.identifier}: {cause.detail}" for cause in problem.subproblems]
+        causes = [cause.detail for cause in problem.subproblems]
         detail = "; ".join((problem.detail, *causes))
         error = PKIError(ErrorCode.UNAUTHORIZED, detail, rule=f"acme.{problem.type.token}")
         await self._services.issuance.record_refusal(request, error)

@@ -22,6 +22,9 @@ from protocols.acme.store import upkeep
 
 PAGE = 100
 """Orders on a page of an account's list (section 7.1.2.1)."""
+MOST_SHOWN = 20
+"""Identifiers of a refused order that are recorded."""
+_RECORDED = frozenset({ProblemType.REJECTED_IDENTIFIER, ProblemType.INVALID_PROFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,32 @@ class Orders:
         self._renewal = renewal
 
     async def create(self, account: Account, message: messages.NewOrder) -> OrderState:
-        """Section 7.4: all or nothing; every refusal leaves no trace but the audit's."""
+        """Section 7.4: all or nothing. What policy refuses is in the audit log."""
+        try:
+            return await self._create(account, message)
+        except Problem as refusal:
+            problem = refusal
+            if problem.type in _RECORDED:
+                await self._services.database.write(
+                    lambda tx: self._record_refusal(tx, account, message, problem)
+                )
+            raise
+
+    def _record_refusal(
+        self, tx: Transaction, account: Account, message: messages.NewOrder, problem: Problem
+    ) -> None:
+        causes = [cause.detail for cause in problem.subproblems[:MOST_SHOWN]]
+        sent = [identifier.sent for identifier in message.identifiers[:MOST_SHOWN]]
+        detail = {
+            "cause": problem.detail, "causes": causes, "rule": f"acme.{problem.type.token}",
+            "identifiers": sent, "profile": message.profile,
+        }  # fmt: skip
+        self._services.audit.append(
+            tx, actor=f"acme:{account.id}", action="acme.order.refuse", object=account.id,
+            outcome="refused", detail=detail,
+        )  # fmt: skip
+
+    async def _create(self, account: Account, message: messages.NewOrder) -> OrderState:
         identifiers = tuple(named(identifier) for identifier in message.identifiers)
         profile = await self._profile(account, message.profile)
         self._check_validity(message, profile)
