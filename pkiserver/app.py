@@ -6,6 +6,7 @@
 
 import asyncio
 import datetime as dt
+import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pkiserver.ca.issuance import Issuance
 from pkiserver.ca.revocation import Revocation
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock, SystemClock
-from pkiserver.config import CoreSettings, load
+from pkiserver.config import CoreSettings, build, load
 from pkiserver.errors import PKIError
 from pkiserver.home import Home
 from pkiserver.jobs import Scheduler
@@ -45,6 +46,11 @@ LOOK_FOR_CHANGES = 2.0
 def load_settings(home: Path) -> CoreSettings:
     """The settings of a home, with every plug-in's sections. Raises `PKIError` CONFIGURATION."""
     return load(home, registry.sections(registry.available()))
+
+
+def parse_settings(home: Path, text: str) -> CoreSettings:
+    """What `load_settings` would say if `text` were the home's configuration."""
+    return build(home, tomllib.loads(text), registry.sections(registry.available()))
 
 
 @dataclass(frozen=True)

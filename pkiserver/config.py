@@ -5,6 +5,7 @@ The core's sections are here. A protocol brings the model of its own section (`[
 `__` between levels. Durations are written `90d`, `12h`, `15m`, `30s` or `1y` (365 days).
 """
 
+import contextlib
 import datetime as dt
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pkiserver.errors import configuration_error
+from pkiserver.errors import PKIError, configuration_error
+from pkiserver.pkix import names
 
 FILE_NAME = "pkiserver.toml"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
@@ -46,7 +49,17 @@ KeyKind = Literal[
     "rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448",
     "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
 ]  # fmt: skip
-Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+
+
+def _check_address(value: str) -> str:
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}", value):
+        raise ValueError("write HOST:PORT or [IPV6]:PORT")
+    if split_address(value)[1] > 65535:
+        raise ValueError("a port is at most 65535")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class Section(BaseModel):
@@ -81,6 +94,14 @@ class ServerSettings(Section):
     shutdown_timeout: Duration = Field(
         dt.timedelta(seconds=10), description="Longest time running requests get at a stop"
     )
+
+    @field_validator("hostname")
+    @classmethod
+    def _check_hostname(cls, value: str) -> str:
+        for parse_name in (names.dns_name, names.ip_address):
+            with contextlib.suppress(PKIError):
+                return parse_name(value).value
+        raise ValueError("write a DNS name or an IP address")
 
     @field_validator("external_url", "external_http_url")
     @classmethod

@@ -1,15 +1,15 @@
 """Making a new home: what `init` does, and `up` the first time."""
 
 import asyncio
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from pkiserver.admin.tokens import create_token
-from pkiserver.app import load_settings, open_runtime
-from pkiserver.ca.authorities import bootstrap
-from pkiserver.config import KeyKind
-from pkiserver.errors import configuration_error
+from pkiserver.app import open_runtime, parse_settings
+from pkiserver.ca.authorities import bootstrap, key_kind
+from pkiserver.config import CoreSettings
 from pkiserver.home import Home, write_private, write_public
 from pkiserver.keys import create_passphrase
 from pkiserver.pkix.pem import pem_chain
@@ -19,16 +19,16 @@ _CONFIGURATION = """\
 # Every key: docs/configuration.md. Any of them from the environment: PKISERVER_SERVER__WORKERS=4
 
 [server]
-hostname = "{hostname}"
-https = "{https}"
-http = "{http}"
+hostname = {hostname}
+https = {https}
+http = {http}
 workers = {workers}
 
 # What may be issued. Shipped besides: tls-client, device, smime, code-signing.
 [profiles.tls-server]
 validity = "90d"
 
-# https://{hostname}/acme/default/directory; [acme.NAME] adds /acme/NAME/directory.
+# https://HOST/acme/default/directory; [acme.NAME] adds https://HOST/acme/NAME/directory.
 [acme.default]
 profile = "tls-server"
 challenges = ["http-01", "dns-01", "tls-alpn-01"]
@@ -49,35 +49,44 @@ class NewHome:
 
 
 def initialise(path: Path, choices: NewHome) -> None:
-    """Make a home. Raises `PKIError` CONFIGURATION if the folder is not empty; a failure on the
-    way leaves nothing that would pass for a home."""
+    """Make a home. Raises `PKIError` CONFIGURATION if the folder is not empty or a choice makes no
+    sense. The configuration is written last, so that nothing half made passes for a home; what a
+    failure leaves is removed, what a crash leaves is refused."""
     home = Home(path)
     home.require_empty()
+    text = _configuration(choices)
+    settings = parse_settings(path, text)
     for kind in (choices.root_key, choices.issuing_key):
-        if kind not in get_args(KeyKind):
-            raise configuration_error(
-                f"there is no key kind {kind!r}; choose one of {', '.join(get_args(KeyKind))}"
-            )
+        key_kind(kind)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
-    home.keys.mkdir(mode=0o700)
-    text = _CONFIGURATION.format(
-        hostname=choices.hostname, https=choices.https, http=choices.http, workers=choices.workers
-    )
-    draft = path / ".pkiserver.toml.new"
-    draft.write_text(text, encoding="utf-8")
-    draft.rename(home.config)
     try:
-        settings = load_settings(path)
+        home.keys.mkdir(mode=0o700)
         create_passphrase(settings)
-        asyncio.run(_fill(home, choices))
+        asyncio.run(_fill(home, settings, choices))
+        write_public(home.config, text.encode())
     except BaseException:
-        home.config.rename(draft)
+        _empty(path)
         raise
 
 
-async def _fill(home: Home, choices: NewHome) -> None:
-    async with open_runtime(load_settings(home.path)) as runtime:
+def _configuration(choices: NewHome) -> str:
+    # JSON strings are TOML strings.
+    texts = {key: json.dumps(getattr(choices, key)) for key in ("hostname", "https", "http")}
+    return _CONFIGURATION.format(**texts, workers=choices.workers)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder that was empty when we came."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+async def _fill(home: Home, settings: CoreSettings, choices: NewHome) -> None:
+    async with open_runtime(settings) as runtime:
         services = runtime.services
         root, _ = await bootstrap(
             services.authorities,

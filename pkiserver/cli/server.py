@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from pydantic import ValidationError
 
 from pkiserver import run as server_run
 from pkiserver.app import load_settings
 from pkiserver.cli.context import DEFAULT_HOME, HomeOption, settings_of
-from pkiserver.config import CoreSettings
+from pkiserver.config import CoreSettings, ServerSettings
 from pkiserver.errors import configuration_error
 from pkiserver.home import Home
 from pkiserver.initialise import NewHome, initialise
@@ -89,7 +90,12 @@ def _override(
 ) -> CoreSettings:
     given: dict[str, Any] = {"hostname": hostname, "https": https, "http": http, "workers": workers}
     changes = {key: value for key, value in given.items() if value}
-    server = type(settings.server).model_validate({**settings.server.model_dump(), **changes})
+    try:
+        server = ServerSettings.model_validate({**settings.server.model_dump(), **changes})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise configuration_error(f"--{problem['loc'][0]}: {reason}") from error
     return settings.model_copy(update={"server": server})
 
 
