@@ -28,7 +28,7 @@ LIMIT = 1.5
 def cpu_seconds(command: str) -> float:
     """User and system time of the processes we started whose command line has this text."""
     ticks = 0
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             if command in words:
@@ -39,11 +39,12 @@ def cpu_seconds(command: str) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _descendants(root: int) -> Iterator[int]:
+def descendants(root: int) -> Iterator[int]:
+    """The processes below one, each before those it started."""
     for children in Path(f"/proc/{root}/task").glob("*/children"):
         for child in children.read_text().split():
             yield int(child)
-            yield from _descendants(int(child))
+            yield from descendants(int(child))
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Client:
         order_url, order = made.headers["location"], made.json()
         for url in order["authorizations"]:
             await self._authorize(url)
-        csr = _csr(self.leaf_key, name)
+        csr = new_csr(self.leaf_key, name)
         order = (await self.post(order["finalize"], {"csr": b64(csr)})).json()
         order = await self._poll(order_url, order, ("processing", "ready"))
         return (await self.post(order["certificate"], None)).body
@@ -193,18 +193,22 @@ class Client:
         self._connection.close()
 
 
-def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+def new_csr(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    """A CSR in DER for one DNS name."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
     return builder.add_extension(names, False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-async def responder(port: int, tokens: dict[str, str]) -> asyncio.Server:
-    """Answers http-01 on loopback."""
+async def responder(
+    port: int, tokens: dict[str, str], delay: Callable[[], float] = lambda: 0.0
+) -> asyncio.Server:
+    """Answers http-01 on loopback, each time after so many seconds."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(delay())
             token = head.split(b" ", 2)[1].decode().removeprefix(PREFIX)
             body = tokens.get(token, "").encode()
             status = b"200 OK" if body else b"404 Not Found"

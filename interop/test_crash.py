@@ -1,0 +1,23 @@
+"""SIGKILL under load, a few rounds; `python -m interop.bench.crash` does as many as one likes."""
+
+import random
+from pathlib import Path
+
+from interop.bench import crash
+from interop.bench.witness import Revocation
+from interop.tools import debian, need
+
+ROUNDS = 3
+NEXT_SWEEP = 15
+"""Seconds: whoever waits for longer after a start waited for the schedule."""
+
+
+async def test_nothing_is_lost_in_a_crash(tmp_path: Path) -> None:
+    """Invariants 1 to 4 and 7 over SIGKILL of every process, by the word of clients and of an
+    independent relying party."""
+    need(debian("pebble-challtestsrv", "pebble"))
+    tally = await crash.crash(tmp_path, ROUNDS, random.Random())
+    assert tally.kills == ROUNDS
+    assert tally.certificates > 0 and tally.revocations[Revocation.ACKNOWLEDGED] > 0
+    assert tally.left_behind.total() > 0
+    assert tally.slowest_end < NEXT_SWEEP
