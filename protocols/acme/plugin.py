@@ -97,6 +97,11 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
             await endpoints.finalizer.sweep(dt.timedelta(0))
             await endpoints.validation.release()
 
+    async def start() -> None:
+        # What `recover` released: its clients have waited long enough.
+        for endpoints in built.values():
+            await endpoints.validation.sweep()
+
     async def clean() -> None:
         for directory in directories:
             await delete_old(directory)
@@ -116,6 +121,7 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
             Job("acme-clean", dt.timedelta(hours=1), clean),
         ],
         recover=recover,
+        start=start,
         stop=stop,
     )
 
