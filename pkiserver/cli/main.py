@@ -2,11 +2,12 @@
 
 Exit status 2 for a user's mistake, 1 for a failure; errors are one line on standard error."""
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +37,12 @@ def build_app() -> typer.Typer:
     return app
 
 
+@functools.cache
+def command() -> Any:
+    """`build_app` as something to run: typer's own kind of a click command."""
+    return typer.main.get_command(build_app())
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"pkiserver {version('pkiserver')}")
@@ -60,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnicodeEncodeError:
         return _fail("the command line is not UTF-8", 2)
     try:
-        command = typer.main.get_command(build_app())
-        outcome = command.main(arguments, prog_name="pkiserver", standalone_mode=False)
+        outcome = command().main(arguments, prog_name="pkiserver", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
         return _usage(error.format_message())

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic.fields import FieldInfo
 
 from pkiserver import registry
-from pkiserver.cli.main import build_app
+from pkiserver.cli.main import command
 from pkiserver.config import SHIPPED_PROFILES, CoreSettings, NameRules, ProfileSettings, Section
 
 _GENERATED = (
@@ -187,27 +186,27 @@ def _cell(text: str) -> str:
 def cli_text() -> str:
     """docs/cli.md."""
     parts = [_GENERATED, _CLI]
-    for path, command in _commands("pkiserver", typer.main.get_command(build_app())):
-        parts.append(_command(path, command))
+    for path, each in _commands("pkiserver", command()):
+        parts.append(_command(path, each))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
-def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+def _commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:
     """Every command with its words, in the order of the help."""
-    inner = getattr(command, "commands", None)
+    inner = getattr(group, "commands", None)
     if inner is None:
-        yield path, command
+        yield path, group
         return
     for name, each in inner.items():
         yield from _commands(f"{path} {name}", each)
 
 
-def _command(path: str, command: Any) -> str:
-    hints = typing.get_type_hints(inspect.unwrap(command.callback))
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option"]
+def _command(path: str, leaf: Any) -> str:
+    hints = typing.get_type_hints(inspect.unwrap(leaf.callback))
+    arguments = [p for p in leaf.params if p.param_type_name == "argument"]
+    options = [p for p in leaf.params if p.param_type_name == "option"]
     words = " ".join([path, "[OPTIONS]", *(_argument(p) for p in arguments)])
-    text = " ".join((command.help or "").split())
+    text = " ".join((leaf.help or "").split())
     lines = [f"## {path}", "", f"`{words}`", "", text, ""]
     lines += [f"- `{_argument(p)}`: {p.help}" for p in arguments if p.help]
     lines += [_option(p, hints[p.name]) for p in options if p.name not in ("help", "home")]
