@@ -2,12 +2,15 @@
 
 import configparser
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pkiserver.app import load_settings
+from pkiserver.cli.main import command
 from pkiserver.cli.reference import cli_text, configuration_text
 from pkiserver.config import CoreSettings
 from pkiserver.registry import available, sections
@@ -67,3 +70,25 @@ def test_proxy_samples_say_keys_that_exist(name: str) -> None:
     keys = re.findall(r"^#   (\w+) = ", sample, flags=re.MULTILINE)
     assert set(keys) == {"https", "http", "external_url", "external_http_url", "trusted_proxies"}
     assert set(keys) <= set(type(CoreSettings().server).model_fields)
+
+
+def written_commands() -> list[list[str]]:
+    """What people are told to type: lines of fenced blocks that begin with `pkiserver`."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("pkiserver "):
+                    found.append(shlex.split(line, comments=True)[1:])
+    return found
+
+
+@pytest.mark.parametrize("words", written_commands(), ids=" ".join)
+def test_commands_in_documents_exist_with_their_options(words: list[str]) -> None:
+    here: Any = command()
+    rest = list(words)
+    while hasattr(here, "commands"):
+        assert rest and rest[0] in here.commands, words
+        here = here.commands[rest.pop(0)]
+    known = {name for param in here.params for name in (*param.opts, *param.secondary_opts)}
+    assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known

@@ -93,17 +93,28 @@ def story(reader: Reader, known: Iterable[str], limit: int = MOST_ROWS) -> list[
     found: dict[int, Entry] = {}
     for name in known:
         for row in reader.all(*_about(name, limit)):
-            found.setdefault(row[0], _entry(row))
+            if _is_about(row, name):
+                found.setdefault(row[0], _entry(row))
     return [found[sequence] for sequence in sorted(found)][-limit:]
 
 
 def _about(name: str, limit: int) -> tuple[str, list[str | int]]:
     """An actor is `protocol:party`; in the detail a name stands as a whole JSON string."""
-    quoted = json.dumps(name)
-    where = "object = ? OR actor = ? OR substr(actor, -?) = ? OR detail LIKE ? ESCAPE '!'"
-    party = f":{name}"
-    params: list[str | int] = [name, name, len(party), party, f"%{_escaped(quoted)}%", limit]
-    return f"{_SELECT} WHERE {where} ORDER BY sequence DESC LIMIT ?", params
+    where = "object = ? OR actor LIKE ? ESCAPE '!' OR detail LIKE ? ESCAPE '!'"
+    patterns = [f"%{_escaped(name)}", f"%{_escaped(_quoted(name))}%"]
+    sql = f"{_SELECT} WHERE {where} ORDER BY sequence DESC LIMIT ?"
+    return sql, [name, *patterns, limit]
+
+
+def _is_about(row: Row, name: str) -> bool:
+    """LIKE takes `a` for `A`; ids are not that lenient."""
+    return (
+        row[4] == name or row[2] == name or row[2].endswith(f":{name}") or _quoted(name) in row[6]
+    )
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name)
 
 
 def _escaped(text: str) -> str:

@@ -21,7 +21,7 @@ from pkiserver.cli.context import (
     with_runtime,
 )
 from pkiserver.clock import from_epoch
-from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.plugin import Plugin
 from pkiserver.storage import Reader
 
@@ -67,6 +67,8 @@ def why(
 ) -> None:
     """Tell the story of one thing: each step, who asked, what was decided and, for a refusal, the
     cause and the remedy."""
+    if not subject.strip():
+        raise configuration_error("say an id, a serial number or an address")
     plugins = list(registry.available().values())
 
     def read(reader: Reader) -> list[Entry]:
