@@ -32,7 +32,7 @@ interop: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 interop --write-results $(ARGS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m interop.bench.acme $(ARGS)
 
 # A home with keys in it (pki/) is never touched.
 clean:

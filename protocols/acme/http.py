@@ -47,7 +47,10 @@ class ACMEApp:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         name, *segments = path.removeprefix(self._root).split("/")
         site = self._sites.get(name)
-        if site is None or not segments:
+        # No URL of ours holds an escape. `%2f` is no slash, and what a proxy in front lets through
+        # by its spelling must not turn into another resource here.
+        escaped = b"%" in scope.get("raw_path", b"")
+        if site is None or not segments or escaped:
             await respond(send, scope["method"], _problem_reply(no_resource()), [])
         else:
             await site.handle(scope, receive, send, segments)
@@ -79,16 +82,19 @@ class Site:
             elif method in ("GET", "HEAD"):
                 reply = await self._plain(method, path)
             else:
-                raise _not_allowed(self._allowed(path))
+                raise self._other_method(path)
         except (Problem, PKIError, HTTPProblem) as error:
             reply = self._refuse(error, scope, headers)
         await respond(send, method, reply, headers)
 
-    def _allowed(self, path: list[str]) -> str:
+    def _other_method(self, path: list[str]) -> HTTPProblem:
+        """405 for what is there under another method. Raises 404 for what is not."""
         if path == ["new-nonce"]:
-            return "GET, HEAD, POST"
-        unsigned = path == ["directory"] or path[0] == "renewal-info"
-        return "GET, HEAD" if unsigned else "POST"
+            return _not_allowed("GET, HEAD, POST")
+        if path == ["directory"] or (path[0] == "renewal-info" and len(path) == 2):
+            return _not_allowed("GET, HEAD")
+        self._endpoint(path)
+        return _not_allowed("POST")
 
     async def _plain(self, method: str, path: list[str]) -> Reply:
         if path == ["directory"]:
@@ -97,8 +103,7 @@ class Site:
             return Reply(200 if method == "HEAD" else 204)
         if path[0] == "renewal-info" and len(path) == 2 and path[1]:
             return await self._endpoints.renewal_info(path[1])
-        self._endpoint(path)
-        raise _not_allowed("POST")
+        raise self._other_method(path)
 
     def _endpoint(self, path: list[str]) -> Endpoint:
         endpoint = self._table.get((path[0], len(path) - 1))
@@ -108,7 +113,7 @@ class Site:
 
     async def _signed(self, scope: Scope, receive: Receive, path: list[str]) -> Reply:
         if path == ["directory"] or path[0] == "renewal-info":
-            raise _not_allowed("GET, HEAD")
+            raise self._other_method(path)
         endpoint = self._endpoint(path)
         body = await read_body(Request(scope, receive), MAX_BODY)
         request = jws.parse(body, _header(scope, b"content-type"))
@@ -157,7 +162,9 @@ class Site:
 
 def _as_problem(error: Exception) -> Problem:
     if isinstance(error, HTTPProblem):
-        return Problem(ProblemType.MALFORMED, error.detail, status=error.status)
+        ours = error.status >= 500
+        kind = ProblemType.SERVER_INTERNAL if ours else ProblemType.MALFORMED
+        return Problem(kind, error.detail, status=error.status)
     if isinstance(error, PKIError):
         return problem_from(error)
     raise error
