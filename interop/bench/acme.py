@@ -113,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            stack.enter_context(_environment({"PKISERVER_ACME__DEFAULT__ORDERS_PER_ACCOUNT": ""}))
+            stack.enter_context(
+                _environment({"PKISERVER_ACME__DEFAULT__ORDERS_PER_ACCOUNT": "false"})
+            )
             target = stack.enter_context(
                 STARTERS[name](home, stack.enter_context(challenge_dns(home)))
             )

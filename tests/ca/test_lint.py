@@ -194,3 +194,27 @@ def test_a_profile_that_cannot_issue_is_found() -> None:
     findings = lint_profiles(settings_of(Path("home")), Path1(limited), NOW)
     assert {f.profile for f in findings if f.finding.is_error} >= {"tls-client", "smime"}
     assert "tls-server" not in {f.profile for f in findings if f.finding.is_error}
+
+
+def test_hosts_without_a_dot_are_no_finding() -> None:
+    """RFC 3986: `http://localhost:8080/` is a URI; pkilint wants a dot in the host."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    url = x509.UniformResourceIdentifier("http://localhost:8080/crl/issuing.crl")
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1 << 140)
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    codes = {finding.code for finding in lint.full(certificate.public_bytes(Encoding.DER))}
+    assert codes
+    assert "pkix.invalid_uri_syntax" not in codes
