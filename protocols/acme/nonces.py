@@ -21,6 +21,7 @@ import mmap
 import os
 import secrets
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ class SharedNonces:
         self._boot = _boot(boot_id)
         self._random_bytes = random_bytes
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._close_file = weakref.finalize(self, os.close, self._file)
         with self._locked():
             if os.fstat(self._file).st_size != _SIZE:
                 # Written out, not left sparse: a full disk shall fail here, not at a page fault.
@@ -104,7 +106,7 @@ class SharedNonces:
 
     def close(self) -> None:
         self._map.close()
-        os.close(self._file)
+        self._close_file()
 
     def mint(self) -> str:
         cipher = self._current_cipher()

@@ -68,13 +68,16 @@ def network_prober(directory: Directory) -> NetworkProber:
             (ipaddress.ip_address(host), port) for host, port in services.listeners
         ),
     )
-    return NetworkProber(
-        ProbeSettings(
-            policy=policy,
-            resolvers=settings.dns_resolvers,
-            authoritative=settings.dns_authoritative,
-        )
+    probe = ProbeSettings(
+        policy=policy,
+        resolvers=settings.dns_resolvers,
+        authoritative=settings.dns_authoritative,
     )
+    try:
+        return NetworkProber(probe)
+    except PKIError as error:
+        place = f"acme.{directory.name}.dns_resolvers"
+        raise configuration_error(f"{place}: {error.detail}") from error
 
 
 def create(services: Services, settings: Mapping[str, ACMESettings]) -> ProtocolApp:

@@ -70,7 +70,7 @@ AUTHORIZATION: Mapping[AuthorizationStatus, frozenset[AuthorizationStatus]] = {
     AuthorizationStatus.REVOKED: frozenset(),
 }
 CHALLENGE: Mapping[ChallengeStatus, frozenset[ChallengeStatus]] = {
-    ChallengeStatus.PENDING: frozenset({ChallengeStatus.PROCESSING, ChallengeStatus.INVALID}),
+    ChallengeStatus.PENDING: frozenset({ChallengeStatus.PROCESSING}),
     ChallengeStatus.PROCESSING: frozenset({ChallengeStatus.VALID, ChallengeStatus.INVALID}),
     ChallengeStatus.VALID: frozenset(),
     ChallengeStatus.INVALID: frozenset(),

@@ -160,6 +160,7 @@ async def test_retries_come_to_an_end(world: World, client: ACMEClient) -> None:
 async def test_error_shown_between_attempts(open_world: OpenWorld) -> None:
     """Section 8.2 and checklist 24, 30: processing, an error without objects, Retry-After: 1."""
     world = await open_world(delays=(3600.0,))
+    world.endpoints["default"].validation._patience = 0.05
     client = await world.account()
     order, challenges = await pending(client)
     world.prober.failures[NAME] = [FailureKind.CONNECTION]

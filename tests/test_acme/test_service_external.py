@@ -165,6 +165,7 @@ async def test_revoking_a_key_freezes_its_accounts(world: World) -> None:
     assert await world.external().revoke(new.record.id, actor="test:operator") is None
     statuses = await world.rows("SELECT status FROM acme_orders ORDER BY status")
     assert statuses == [("invalid",), ("valid",)]
+    assert await world.rows("SELECT DISTINCT status FROM acme_authorizations") == [("revoked",)]
     assert issued.certificate.serial_number
     assert len(await world.audit("acme.eab.revoke")) == 1
 

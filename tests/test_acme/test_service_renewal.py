@@ -59,7 +59,7 @@ async def test_unknown_certificate(world: World, text: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("text", ["AAAA", "AAAA.", ".AAAA", "a.b.c", "AAAA.AA==", "%00.AAAA"])
+@pytest.mark.parametrize("text", ["AAAA", "AAAA.", ".AAAA", "a.b.c", "AAAA.AA=="])
 async def test_malformed_id(world: World, text: str) -> None:
     response = await world.http.get(f"{BASE}/acme/default/renewal-info/{text}")
     problem(response, 400, "malformed")

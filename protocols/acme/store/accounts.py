@@ -69,22 +69,24 @@ def deactivate_account(tx: Transaction, account_id: str, error: dict[str, Any]) 
         )
     )
     if done:
-        end_account_business(tx, account_id, error)
+        _end_business(tx, account_id, error, pending="deactivated", valid="deactivated")
     return done
 
 
-def end_account_business(tx: Transaction, account_id: str, error: dict[str, Any]) -> None:
-    """Orders not yet accepted for issuance become invalid with that error, authorizations
-    deactivated."""
+def _end_business(
+    tx: Transaction, account_id: str, error: dict[str, Any], *, pending: str, valid: str
+) -> None:
+    """Orders not yet accepted for issuance become invalid with that error; `pending` and `valid`
+    say what becomes of such authorizations."""
     tx.execute(
         "UPDATE acme_orders SET status = 'invalid', error = ? "
         "WHERE account = ? AND status IN ('pending', 'ready')",
         (json.dumps(error), account_id),
     )
     tx.execute(
-        "UPDATE acme_authorizations SET status = 'deactivated' "
+        "UPDATE acme_authorizations SET status = CASE status WHEN 'valid' THEN ? ELSE ? END "
         "WHERE account = ? AND status IN ('pending', 'valid')",
-        (account_id,),
+        (valid, pending, account_id),
     )
 
 
@@ -166,5 +168,5 @@ def revoke_external_account(
         (key_id,),
     )
     for (account_id,) in rows:
-        end_account_business(tx, account_id, error)
+        _end_business(tx, account_id, error, pending="invalid", valid="revoked")
     return [row[0] for row in rows]
