@@ -5,61 +5,49 @@ The core's sections are here. A protocol brings the model of its own section (`[
 `__` between levels. Durations are written `90d`, `12h`, `15m`, `30s` or `1y` (365 days).
 """
 
-import contextlib
 import datetime as dt
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     create_model,
     field_validator,
+    model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
-from pkiserver.errors import PKIError, configuration_error
-from pkiserver.pkix import names
+from pkiserver.config_types import (
+    HTTPSURL,
+    HTTPURL,
+    Address,
+    Duration,
+    DurationOrZero,
+    Hostname,
+    KeyKind,
+    Network,
+    split_address,
+)
+from pkiserver.errors import configuration_error
 
 FILE_NAME = "pkiserver.toml"
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
+_PREFIX = "PKISERVER_"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-def parse_duration(value: object) -> object:
-    """`90d` and the like to a timedelta; anything else is left to the type to refuse."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,9})\s*([smhdwy])", value.strip())
-        if not match:
-            raise ValueError("write a duration as a number and one of s, m, h, d, w, y: '90d'")
-        return dt.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-    return value
-
-
-Duration = Annotated[dt.timedelta, BeforeValidator(parse_duration)]
-KeyKind = Literal[
-    "rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448",
-    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
-]  # fmt: skip
-
-
-def _check_address(value: str) -> str:
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}", value):
-        raise ValueError("write HOST:PORT or [IPV6]:PORT")
-    if split_address(value)[1] > 65535:
-        raise ValueError("a port is at most 65535")
-    return value
-
-
-Address = Annotated[str, AfterValidator(_check_address)]
+RESERVED_PROFILES = frozenset({"ca", "ocsp-responder"})
+"""What the inventory calls the certificates of authorities and of OCSP responders."""
 
 
 class Section(BaseModel):
@@ -71,42 +59,33 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """Listeners and URLs."""
 
-    hostname: str = Field("localhost", description="Name in URLs and in the server's certificate")
+    hostname: Hostname = Field(
+        "localhost", description="Name in URLs and in the server's certificate"
+    )
     https: Address = Field("127.0.0.1:8443", description="ACME and everything else, over TLS")
     http: Address = Field(
         "127.0.0.1:8080", description="OCSP, CRL and CA certificates: plain HTTP by design"
     )
-    external_url: str = Field("", description="What clients see of the HTTPS listener; a proxy's")
-    external_http_url: str = Field(
+    external_url: HTTPSURL = Field(
+        "", description="What clients see of the HTTPS listener; a proxy's"
+    )
+    external_http_url: HTTPURL = Field(
         "", description="What clients see of the HTTP listener: goes into every certificate"
     )
     workers: int = Field(1, ge=1, le=64, description="Processes that serve")
     http2: bool = Field(True, description="Offer HTTP/2 by ALPN on the HTTPS listener")
     certificate: str = Field("", description="PEM chain to use instead of one issued to itself")
     certificate_key: str = Field("", description="PEM key that belongs to `certificate`")
-    trusted_proxies: tuple[str, ...] = Field(
+    trusted_proxies: tuple[Network, ...] = Field(
         (), description="Networks whose X-Forwarded-For is believed"
     )
     max_body: int = Field(1 << 20, ge=1024, description="Largest request body, in bytes")
     request_timeout: Duration = Field(
         dt.timedelta(seconds=30), description="Longest time a request may take to arrive"
     )
-    shutdown_timeout: Duration = Field(
+    shutdown_timeout: DurationOrZero = Field(
         dt.timedelta(seconds=10), description="Longest time running requests get at a stop"
     )
-
-    @field_validator("hostname")
-    @classmethod
-    def _check_hostname(cls, value: str) -> str:
-        for parse_name in (names.dns_name, names.ip_address):
-            with contextlib.suppress(PKIError):
-                return parse_name(value).value
-        raise ValueError("write a DNS name or an IP address")
-
-    @field_validator("external_url", "external_http_url")
-    @classmethod
-    def _no_slash(cls, value: str) -> str:
-        return value.rstrip("/")
 
     @property
     def https_base(self) -> str:
@@ -119,15 +98,10 @@ class ServerSettings(Section):
         return self.external_http_url or _base("http", self.hostname, self.http, 80)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` to host (without brackets) and port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def _base(scheme: str, hostname: str, address: str, default_port: int) -> str:
     port = split_address(address)[1]
-    return f"{scheme}://{hostname}" + ("" if port == default_port else f":{port}")
+    host = f"[{hostname}]" if ":" in hostname else hostname
+    return f"{scheme}://{host}" + ("" if port == default_port else f":{port}")
 
 
 class StorageSettings(Section):
@@ -144,6 +118,17 @@ class KeySettings(Section):
     )
     passphrase_env: str = Field("", description="Name of an environment variable that holds it")
     passphrase_credential: str = Field("", description="Name of a systemd credential with it")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (
+            sum(map(bool, (self.passphrase_file, self.passphrase_env, self.passphrase_credential)))
+            > 1
+        ):
+            raise ValueError(
+                "the passphrase comes from one place: keep one of the passphrase_ keys"
+            )
+        return self
 
 
 class LogSettings(Section):
@@ -174,7 +159,7 @@ class ProfileSettings(Section):
     description: str = Field("", description="One line for people and for ACME's meta.profiles")
     issuer: str = Field("issuing", description="Authority that signs")
     validity: Duration = Field(dt.timedelta(days=90), description="Lifetime, and the longest")
-    backdate: Duration = Field(
+    backdate: DurationOrZero = Field(
         dt.timedelta(minutes=5), description="notBefore lies this far back, for slow clocks"
     )
     key_kinds: tuple[KeyKind, ...] = Field(
@@ -230,7 +215,7 @@ class CoreSettings(BaseSettings):
     """Everything but the protocols' sections."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PKISERVER_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -269,8 +254,11 @@ class CoreSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment overrides the file."""
-        return env_settings, init_settings
+        """The environment overrides the file. Which home it is was decided before: the file of one
+        with the keys of another would be a third."""
+        given = init_settings()
+        home = {"home": given["home"]} if "home" in given else {}
+        return InitSettingsSource(settings_cls, home), env_settings, init_settings
 
     def section(self, protocol: str) -> Mapping[str, Section]:
         """What is configured below `[PROTOCOL.NAME]`, by name."""
@@ -360,11 +348,32 @@ def build(
     try:
         settings = settings_class(sections)(**{**table, "home": home.absolute()})
     except ValidationError as error:
-        place = home / FILE_NAME
-        lines = [f"{place}: {_key(e['loc'])}: {_message(e)}" for e in error.errors()]
+        lines = [
+            f"{_place(home, e['loc'])}: {_key(e['loc'])}: {_message(e)}" for e in error.errors()
+        ]
         raise configuration_error("\n".join(lines)) from error
+    except SettingsError as error:
+        raise configuration_error(_not_json()) from error
     _check_names(settings, sections)
     return settings
+
+
+def _place(home: Path, location: tuple[int | str, ...]) -> str:
+    """Where a key was set: in the file, unless a variable for it or what it is in is set."""
+    variables = {variable.upper(): variable for variable in os.environ}
+    for length in range(len(location), 0, -1):
+        name = _PREFIX + "__".join(str(part) for part in location[:length]).upper()
+        if name in variables:
+            return f"environment variable {variables[name]}"
+    return str(home / FILE_NAME)
+
+
+def _not_json() -> str:
+    ours = sorted(name for name in os.environ if name.upper().startswith(_PREFIX))
+    return (
+        f"one of the environment variables {', '.join(ours)}: lists and tables are written as JSON "
+        """there: '["a", "b"]'"""
+    )
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -381,8 +390,8 @@ def _refuse_unknown_environment(sections: Mapping[str, type[Section]]) -> None:
     """A misspelt `PKISERVER_...` variable is an error like a misspelt key."""
     known = {"HOME", *(name.upper() for name in (*CoreSettings.model_fields, *sections))}
     for variable in os.environ:
-        prefix, _, rest = variable.partition("_")
-        if prefix != "PKISERVER" or not rest or rest.startswith("INTEROP"):
+        rest = variable.upper().removeprefix(_PREFIX)
+        if rest == variable.upper() or rest.startswith("INTEROP"):
             continue
         if rest.split("__")[0] not in known:
             raise configuration_error(f"environment variable {variable}: no such key")
@@ -390,10 +399,19 @@ def _refuse_unknown_environment(sections: Mapping[str, type[Section]]) -> None:
 
 def _check_names(settings: CoreSettings, sections: Mapping[str, type[Section]]) -> None:
     tables = {"profiles": settings.profiles, **{s: settings.section(s) for s in sections}}
-    for section, entries in tables.items():
-        for name in entries:
-            if not _NAME.fullmatch(name):
-                raise configuration_error(
-                    f"{settings.home / FILE_NAME}: {section}.{name}: "
-                    "a name has lower-case letters, digits and hyphens only"
-                )
+    problems = [
+        f"{_place(settings.home, (section, name))}: {section}.{name}: {problem}"
+        for section, entries in tables.items()
+        for name in entries
+        if (problem := _name_problem(section, name))
+    ]
+    if problems:
+        raise configuration_error("\n".join(problems))
+
+
+def _name_problem(section: str, name: str) -> str | None:
+    if not _NAME.fullmatch(name):
+        return "a name has lower-case letters, digits and hyphens only"
+    if section == "profiles" and name in RESERVED_PROFILES:
+        return "this name is taken by the server's own certificates; choose another one"
+    return None

@@ -10,7 +10,8 @@ from pathlib import Path
 from pkiserver import logs
 from pkiserver.app import Runtime, open_runtime
 from pkiserver.ca.samples import lint_profiles
-from pkiserver.config import CoreSettings, split_address
+from pkiserver.config import CoreSettings
+from pkiserver.config_types import split_address
 from pkiserver.errors import PKIError
 from pkiserver.home import Home
 from pkiserver.keys import file_provider

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from pkiserver.app import Runtime
     from pkiserver.ca.model import Requester
-    from pkiserver.config import CoreSettings, KeyKind
+    from pkiserver.config import CoreSettings
+    from pkiserver.config_types import KeyKind
 
 T = TypeVar("T")
 

@@ -26,7 +26,8 @@ from pkiserver.ca.issuer import describe
 from pkiserver.ca.model import Authority, AuthorityStatus, Prepared, Requester
 from pkiserver.ca.subtrees import subject_name
 from pkiserver.clock import Clock, epoch
-from pkiserver.config import CoreSettings, KeyKind
+from pkiserver.config import CoreSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.keys import KeyProvider, PrivateKey, sign
 from pkiserver.pkix import algorithms, cert

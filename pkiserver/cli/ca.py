@@ -32,7 +32,7 @@ from pkiserver.cli.context import (
     say,
     with_runtime,
 )
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import PKIError, configuration_error
 from pkiserver.home import write_public
 from pkiserver.keys import PrivateKey

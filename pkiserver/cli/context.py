@@ -15,7 +15,8 @@ import typer
 from pkiserver import logs
 from pkiserver.app import Runtime, load_settings, open_runtime
 from pkiserver.ca.model import Requester
-from pkiserver.config import CoreSettings, parse_duration
+from pkiserver.config import CoreSettings
+from pkiserver.config_types import parse_duration
 from pkiserver.errors import PKIError, configuration_error
 from pkiserver.home import Home
 

@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from pkiserver.ca.authorities import key_kind
 from pkiserver.ca.model import CertificateRequest, Prepared, Requester
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import configuration_error
 from pkiserver.keys import PrivateKey
 from pkiserver.pkix import algorithms, names

@@ -17,7 +17,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from pkiserver.config import CoreSettings, KeyKind
+from pkiserver.config import CoreSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.home import Home, write_private
 from pkiserver.keys.generate import generate_key

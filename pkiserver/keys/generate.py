@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.keys.provider import PrivateKey
 
 _PUBLIC_EXPONENT = 65537

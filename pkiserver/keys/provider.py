@@ -5,7 +5,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 
 PrivateKey = (
     rsa.RSAPrivateKey

@@ -15,5 +15,5 @@ _SQLITE = "sqlite:///"
 def open_database(url: str, home: Path) -> Database:
     """The database `storage.url` names; a relative SQLite path is below `home`."""
     if not url.startswith(_SQLITE):
-        raise configuration_error(f"storage.url: {url!r} is not of the form sqlite:///FILE")
+        raise configuration_error("storage.url: write it as sqlite:///FILE")
     return SQLiteDatabase(home / url.removeprefix(_SQLITE))

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from pkiserver.config import Duration, NameRules, Section, parse_duration
+from pkiserver.config import NameRules, Section
+from pkiserver.config_types import Duration, parse_duration
 
 ChallengeName = Literal["http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"]
 

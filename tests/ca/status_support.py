@@ -23,7 +23,8 @@ from pkiserver.ca.model import CertificateRequest, Prepared, Reason, Requester
 from pkiserver.ca.revocation import Revocation
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import FixedClock
-from pkiserver.config import CoreSettings, CRLSettings, KeyKind, OCSPSettings, ServerSettings
+from pkiserver.config import CoreSettings, CRLSettings, OCSPSettings, ServerSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.keys import FileKeyProvider
 from pkiserver.pkix.names import dns_name
 from pkiserver.storage import Database, migrate, open_database

@@ -17,7 +17,7 @@ from pkiserver.ca.authorities import Authorities, bootstrap, key_kind, subject_n
 from pkiserver.ca.issuance import Issuance
 from pkiserver.ca.model import AuthorityStatus, CertificateStatus
 from pkiserver.ca.subtrees import name_constraints
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, cert
 from pkiserver.storage import Transaction

@@ -16,7 +16,7 @@ from pkiserver.ca import ca_path
 from pkiserver.ca.authorities import Authorities, subject_name
 from pkiserver.ca.model import AuthorityStatus
 from pkiserver.ca.subtrees import name_constraints
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import cert, csr, pem
 from tests.ca.authority_support import (

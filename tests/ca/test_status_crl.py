@@ -15,7 +15,8 @@ from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_publication import BACKDATE, HISTORY
 from pkiserver.ca.model import Reason
 from pkiserver.clock import SystemClock
-from pkiserver.config import CRLSettings, KeyKind
+from pkiserver.config import CRLSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.pem import encode_pem
 from tests.ca.status_support import ACTOR, NOW, PKI, has, open_pki, pem, tool

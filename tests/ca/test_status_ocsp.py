@@ -21,7 +21,8 @@ from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issued
 from pkiserver.ca.model import Reason
 from pkiserver.clock import SystemClock
-from pkiserver.config import KeyKind, OCSPSettings
+from pkiserver.config import OCSPSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import der
 from pkiserver.storage import Transaction

@@ -22,7 +22,8 @@ from pkiserver.ca.issuance import Issuance, Issued
 from pkiserver.ca.model import CertificateRequest, Requester
 from pkiserver.ca.revocation import Revocation
 from pkiserver.clock import FixedClock
-from pkiserver.config import CoreSettings, KeyKind
+from pkiserver.config import CoreSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.keys import FileKeyProvider, create_passphrase, file_provider
 from pkiserver.pkix.algorithms import signature_hash_for
 from pkiserver.pkix.names import AltName, to_general_name

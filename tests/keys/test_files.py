@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from pkiserver.config import CoreSettings, KeyKind, KeySettings
+from pkiserver.config import CoreSettings, KeySettings
+from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import FileKeyProvider, create_passphrase, file_provider
 from pkiserver.keys.generate import generate_key

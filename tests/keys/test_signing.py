@@ -6,7 +6,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from pkiserver.config import KeyKind
+from pkiserver.config_types import KeyKind
 from pkiserver.keys import PrivateKey, sign
 from pkiserver.keys.generate import generate_key
 from pkiserver.pkix.algorithms import signature_hash_for
