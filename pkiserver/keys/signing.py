@@ -3,6 +3,7 @@ other requests go on."""
 
 import asyncio
 import concurrent.futures
+import os
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -10,7 +11,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from pkiserver.keys.provider import PrivateKey
 from pkiserver.pkix.algorithms import cheap_to_sign, signature_hash_for
 
-_POOL = concurrent.futures.ThreadPoolExecutor(2, "sign")
+
+class _Pool:
+    """Threads do not cross a fork: a child that believed in its parent's would wait for ever."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.threads = concurrent.futures.ThreadPoolExecutor(2, "sign")
+
+
+_POOL = _Pool()
 
 
 async def sign(key: PrivateKey, data: bytes) -> bytes:
@@ -18,7 +31,7 @@ async def sign(key: PrivateKey, data: bytes) -> bytes:
     curve's size, the others over the data itself."""
     if cheap_to_sign(key):
         return sign_now(key, data)
-    return await asyncio.get_running_loop().run_in_executor(_POOL, sign_now, key, data)
+    return await asyncio.get_running_loop().run_in_executor(_POOL.threads, sign_now, key, data)
 
 
 def sign_now(key: PrivateKey, data: bytes) -> bytes:

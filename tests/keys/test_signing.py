@@ -1,5 +1,7 @@
 """Signatures in X.509's form, whatever the kind of key."""
 
+import asyncio
+import multiprocessing
 from typing import get_args
 
 import pytest
@@ -41,3 +43,18 @@ async def test_a_signature_verifies_and_only_for_its_data(kind: KeyKind) -> None
 def test_the_hash_goes_with_the_curve(kind: KeyKind, name: str) -> None:
     algorithm = signature_hash_for(generate_key(kind))
     assert algorithm is not None and algorithm.name == name
+
+
+def _sign_once(key: PrivateKey) -> None:
+    asyncio.run(asyncio.wait_for(sign(key, DATA), 10))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_forked_after_a_signature_signs_too() -> None:
+    """Workers are forked from a process that may have signed with an RSA key."""
+    key = generate_key("rsa-2048")
+    _sign_once(key)
+    child = multiprocessing.get_context("fork").Process(target=_sign_once, args=(key,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
