@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import structlog
+
 from pkiserver import logs
 from pkiserver.app import Runtime, open_runtime
 from pkiserver.ca.samples import lint_profiles
@@ -20,6 +22,8 @@ from pkiserver.server_certificate import ServerCertificate
 from pkiserver.web.edge import Edge
 from pkiserver.web.limits import Limits
 from pkiserver.web.peer import TrustedProxies
+
+log = structlog.get_logger("pkiserver")
 
 
 def serve(
@@ -70,6 +74,9 @@ async def _prepare(
     async with open_runtime(settings, listeners=addresses, development=development) as runtime:
         await runtime.recover()
         await ServerCertificate(runtime.services, runtime.keys).ensure()
+        for problem in await _lint(runtime):
+            # Not a reason to refuse the others their renewals; the profile's own requests are.
+            log.error("a profile does not lint", problem=problem)
 
 
 def _address(sock: socket.socket) -> tuple[str, int]:
@@ -109,19 +116,23 @@ async def check(settings: CoreSettings) -> list[str]:
     protocols that cannot be made."""
     try:
         async with open_runtime(settings) as runtime:
-            services = runtime.services
-            findings = await asyncio.to_thread(
-                lint_profiles, settings, services.authorities, services.clock.now()
-            )
-            config = Home(settings.home).config
-            profiles = [
-                f"{config}: profiles.{found.profile}: {found.finding}"
-                for found in findings
-                if found.finding.is_error
-            ]
-            return [*profiles, *_check_certificate(settings)]
+            return [*await _lint(runtime), *_check_certificate(settings)]
     except PKIError as error:
         return error.detail.splitlines()
+
+
+async def _lint(runtime: Runtime) -> list[str]:
+    """What is wrong with a sample certificate of each profile."""
+    services = runtime.services
+    findings = await asyncio.to_thread(
+        lint_profiles, services.settings, services.authorities, services.clock.now()
+    )
+    config = Home(services.settings.home).config
+    return [
+        f"{config}: profiles.{found.profile}: {found.finding}"
+        for found in findings
+        if found.finding.is_error
+    ]
 
 
 def _check_certificate(settings: CoreSettings) -> list[str]:
