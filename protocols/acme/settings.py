@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from pkiserver.config import NameRules, Section
-from pkiserver.config_types import Duration, parse_duration
+from pkiserver.config_types import Duration, DurationOrZero, parse_duration
 
 ChallengeName = Literal["http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"]
 
@@ -78,10 +78,10 @@ class ACMESettings(Section):
     ip: NameRules = Field(_ANY, description="IP addresses this directory serves")
     max_identifiers: int = Field(100, ge=1, le=1000, description="Most identifiers in an order")
     order_lifetime: Duration = Field(_days(7), description="Time an order may stay unfinished")
-    authorization_lifetime: Duration = Field(
+    authorization_lifetime: DurationOrZero = Field(
         _days(30), description="Time a valid authorization is reused; 0s: never"
     )
-    retention: Duration = Field(
+    retention: DurationOrZero = Field(
         _days(30), description="Orders and authorizations are deleted this long after expiry"
     )
     accounts_per_address: Limit = Field(

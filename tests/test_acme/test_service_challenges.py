@@ -12,6 +12,7 @@ from interop import acme_sh
 from pkiserver.clock import rfc3339
 from protocols.acme.challenges import FailureKind
 from protocols.acme.challenges.model import FetchHTTP, HTTPAnswer, ProbeALPN
+from protocols.acme.service.validation import Validation
 from tests.test_acme.challenge_support import ALPNCertificate
 from tests.test_acme.client import ACMEClient
 from tests.test_acme.conftest import OpenWorld
@@ -184,8 +185,10 @@ class SlowProber(FakeProber):
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
+        self.begun = 0
 
     async def fetch_http(self, request: FetchHTTP) -> HTTPAnswer:
+        self.begun += 1
         await self.gate.wait()
         return await super().fetch_http(request)
 
@@ -325,3 +328,30 @@ async def test_a_fault_of_ours_ends_the_challenge(world: World, client: ACMEClie
     assert body["status"] == "invalid"
     assert body["error"]["type"] == "urn:ietf:params:acme:error:serverInternal"
     assert "anybody" not in str(body)
+
+
+async def test_attempts_at_one_time(world: World, client: ACMEClient) -> None:
+    """Clients choose whom we connect to, so there is a bound, and a longer one for what waits."""
+    directory = world.endpoints["default"].directory
+    prober = SlowProber()
+    validation = Validation(directory, prober, patience=0, at_once=1)
+    validation._most_waiting = 3
+    world.endpoints["default"].__dict__["validation"] = validation
+    urls = []
+    for number in range(4):
+        _, challenges = await pending(client, f"n{number}.example.org")
+        urls.append(challenges["http-01"])
+    for challenge in urls[:3]:
+        started = await client.answer(challenge["authz"], "http-01", prober.publish)
+        assert started.json()["status"] == "processing"
+    assert prober.begun == 1
+    refused = await client.post(urls[3]["url"], {})
+    problem(refused, 429, "rateLimited")
+    assert int(refused.headers["retry-after"]) > 0
+    prober.gate.set()
+    while validation._running:
+        await asyncio.gather(*(running.task for running in validation._running.values()))
+    assert (await client.post(urls[2]["url"])).json()["status"] == "valid"
+    validation._patience = 5
+    last = await client.answer(urls[3]["authz"], "http-01", prober.publish)
+    assert last.json()["status"] == "valid"

@@ -159,6 +159,16 @@ async def test_nothing_there(world: World, method: str, path: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_no_answer_for_other_origins(world: World) -> None:
+    """Deliberately without CORS (checklist 59): inside a private network, where an account may be
+    enough to get certificates, a web page must not be able to speak ACME through its visitor."""
+    origin = {"Origin": "https://evil.test", "Access-Control-Request-Method": "POST"}
+    response = await world.http.options(f"{BASE}/acme/default/new-order", headers=origin)
+    assert response.status_code == 405
+    for answer in (response, await world.http.get(DIRECTORY, headers=origin)):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 async def test_directories_are_apart(open_world: OpenWorld) -> None:
     """An account of one directory is unknown in another, even with the same key."""
     world = await open_world(other={})

@@ -110,6 +110,14 @@ async def test_names_the_profile_does_not_certify(open_world: OpenWorld) -> None
     assert (await client.new_order(["a.example.org"])).status_code == 201
 
 
+async def test_more_names_than_the_profile_allows(open_world: OpenWorld) -> None:
+    world = await open_world(default={}, profiles={"tls-server": {"max_names": 2}})
+    client = await world.account()
+    names = [f"n{number}.example.org" for number in range(3)]
+    problem(await client.new_order(names), 400, "malformed")
+    assert (await client.new_order(names[:2])).status_code == 201
+
+
 async def test_wildcard(world: World, client: ACMEClient) -> None:
     """Section 7.1.3 and checklist 33: the base name, `wildcard`, proof by DNS only."""
     response = await client.new_order(["*.example.org", "example.org"])

@@ -83,6 +83,11 @@ class Orders:
     async def _create(self, account: Account, message: messages.NewOrder) -> OrderState:
         identifiers = tuple(named(identifier) for identifier in message.identifiers)
         profile = await self._profile(account, message.profile)
+        if len(identifiers) > profile.max_names:
+            raise Problem(
+                ProblemType.MALFORMED,
+                f"profile {profile.name} allows at most {profile.max_names} names",
+            )
         self._check_validity(message, profile)
         trusted = await self._names.check(
             account, identifiers, self._authorizations.challenge_types, profile

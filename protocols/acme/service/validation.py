@@ -38,6 +38,9 @@ log = structlog.get_logger("protocols.acme.validation")
 
 PATIENCE = 0.8
 """Seconds a challenge response waits for its result."""
+AT_ONCE, WAITING, BUSY = 200, 20, 10
+"""Attempts at one time in a process, how many times as many validations may be under way, and the
+seconds a client is told to wait when they are: clients choose whom we connect to."""
 GRACE = 15
 """Seconds beyond the longest validation after which nobody is at work on it any more."""
 RETRY_AFTER_FAILURE = (1.0, 2.0, 4.0)
@@ -68,8 +71,11 @@ class Validation:
         *,
         patience: float = PATIENCE,
         delays: Sequence[float] = RETRY_AFTER_FAILURE,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._patience = patience
+        self._slots = asyncio.Semaphore(at_once)
+        self._most_waiting = at_once * WAITING
         self._delays = tuple(delays)
         self._directory = directory
         self._services = directory.services
@@ -92,6 +98,10 @@ class Validation:
         now = self._directory.now()
         if authorization.status is not AuthorizationStatus.PENDING or authorization.expires <= now:
             raise Problem(ProblemType.MALFORMED, "the authorization is no longer pending")
+        if len(self._running) >= self._most_waiting:
+            raise Problem(
+                ProblemType.RATE_LIMITED, "too many validations are waiting", retry_after=BUSY
+            )
         await self._services.database.lookup(
             lambda reader: refuse_crowd(
                 reader, self._directory.settings.failures_per_name, upkeep.FAILURES_OF_NAME,
@@ -177,11 +187,12 @@ class Validation:
             tls_alpn01_port=settings.tls_alpn01_port,
             issuer_domains=settings.caa_identities,
         )
-        return await run(
-            start_validation(ChallengeType(challenge.type), context),
-            self._prober,
-            timeout=settings.validation_timeout.total_seconds(),
-        )
+        async with self._slots:
+            return await run(
+                start_validation(ChallengeType(challenge.type), context),
+                self._prober,
+                timeout=settings.validation_timeout.total_seconds(),
+            )
 
     async def _succeeded(
         self, challenge: Challenge, authorization: Authorization, proof: Proof
