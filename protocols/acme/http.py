@@ -91,7 +91,7 @@ class Site:
         """405 for what is there under another method. Raises 404 for what is not."""
         if path == ["new-nonce"]:
             return _not_allowed("GET, HEAD, POST")
-        if path == ["directory"] or (path[0] == "renewal-info" and len(path) == 2):
+        if path == ["directory"] or _is_renewal_info(path):
             return _not_allowed("GET, HEAD")
         self._endpoint(path)
         return _not_allowed("POST")
@@ -101,7 +101,7 @@ class Site:
             return Reply(body=self._describe)
         if path == ["new-nonce"]:
             return Reply(200 if method == "HEAD" else 204)
-        if path[0] == "renewal-info" and len(path) == 2 and path[1]:
+        if _is_renewal_info(path):
             return await self._endpoints.renewal_info(path[1])
         raise self._other_method(path)
 
@@ -158,6 +158,10 @@ class Site:
         if isinstance(error, HTTPProblem):
             headers += [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]
         return _problem_reply(problem)
+
+
+def _is_renewal_info(path: list[str]) -> bool:
+    return path[0] == "renewal-info" and len(path) == 2 and path[1] != ""
 
 
 def _as_problem(error: Exception) -> Problem:
