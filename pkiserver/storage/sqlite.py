@@ -3,7 +3,8 @@
 Writers that arrive while a commit is being synced to disk are carried out together and share the
 next sync (group commit); each runs in a savepoint, so that one that fails takes back only its own.
 A lock file serialises the writers of several processes: waiting for it is woken at once, whereas
-SQLite's own busy handler sleeps.
+SQLite's own busy handler sleeps. A write that waits too long, since another process sits on the
+lock, is withdrawn.
 """
 
 import asyncio
@@ -25,10 +26,14 @@ T = TypeVar("T")
 _BATCH = 64
 _BUSY_TIMEOUT_MS = 10_000
 _READERS = 3
+_PATIENCE = 30.0
+"""Seconds a write waits for its turn."""
 
 
 class _Connection:
-    """`Transaction` on a sqlite3 connection."""
+    """`Transaction` on a sqlite3 connection. After some errors (disk full) SQLite ends the whole
+    transaction by itself: what a function that goes on would then write is refused, as it would
+    be committed at once."""
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
@@ -47,23 +52,29 @@ class _Connection:
         return self._run(sql, params).rowcount
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[SQLValue]]) -> None:
+        self._require_transaction()
         try:
             self.raw.executemany(sql, rows)
         except sqlite3.IntegrityError as error:
             raise IntegrityError(str(error)) from error
 
     def _run(self, sql: str, params: Sequence[SQLValue]) -> sqlite3.Cursor:
+        self._require_transaction()
         try:
             return self.raw.execute(sql, params)
         except sqlite3.IntegrityError as error:
             raise IntegrityError(str(error)) from error
+
+    def _require_transaction(self) -> None:
+        if not self.raw.in_transaction:
+            raise sqlite3.OperationalError("the transaction has ended")
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """A connection in autocommit mode with our settings. Raises `PKIError` UNAVAILABLE."""
     try:
         raw = sqlite3.connect(
-            f"file:{path}?mode={'ro' if read_only else 'rwc'}",
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -86,21 +97,49 @@ def _unavailable(error: sqlite3.Error) -> PKIError:
     return PKIError(ErrorCode.UNAVAILABLE, f"the database does not answer: {error}")
 
 
+def _create(path: Path) -> int:
+    """Make the database file and the lock file beside it, for our eyes only: SQLite gives its
+    other files the modes of the first. The lock's descriptor."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise PKIError(
+            ErrorCode.UNAVAILABLE, f"the database cannot be opened: {error.strerror}"
+        ) from error
+
+
 class _Job:
     """One accepted write and where its outcome goes."""
 
     def __init__(self, work: Callable[[Transaction], Any]) -> None:
         self.work = work
+        self._unclaimed = [True]
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.outcome: Any = None
         self.error: BaseException | None = None
 
     def run(self, connection: _Connection) -> None:
+        if not self._claim():
+            return
         try:
             self.outcome, self.error = self.work(connection), None
         except BaseException as error:  # handed to the caller, whatever it is
             self.outcome, self.error = None, error
+
+    def withdraw(self) -> None:
+        """Unless it has begun."""
+        if self._claim() and not self.future.done():
+            locked = PKIError(ErrorCode.UNAVAILABLE, "the database is locked by another process")
+            self.future.set_exception(locked)
+
+    def _claim(self) -> bool:
+        """Atomic: either the job is run or it is withdrawn."""
+        try:
+            return self._unclaimed.pop()
+        except IndexError:
+            return False
 
     def settle(self) -> None:
         """In the loop of the caller, who may be gone."""
@@ -110,6 +149,8 @@ class _Job:
             self.future.set_result(self.outcome)
         elif isinstance(self.error, sqlite3.Error):
             self.future.set_exception(_unavailable(self.error))
+        elif isinstance(self.error, StopIteration):  # which a future does not take
+            self.future.set_exception(RuntimeError("StopIteration left a unit of work"))
         else:
             self.future.set_exception(self.error)
 
@@ -119,11 +160,8 @@ class SQLiteDatabase:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        existed = path.exists()
+        self._lock = _create(path)
         self._writer = _Connection(connect(path, read_only=False))
-        if not existed:
-            path.chmod(0o600)
-        self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         self._inline = _Connection(connect(path, read_only=True))
         self._local = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
@@ -134,18 +172,23 @@ class SQLiteDatabase:
         self._closed = False
 
     async def read(self, work: Callable[[Reader], T]) -> T:
+        self._require_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
     async def lookup(self, work: Callable[[Reader], T]) -> T:
+        self._require_open()
         return _snapshot(self._inline, work)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        if self._closed:
-            raise PKIError(ErrorCode.UNAVAILABLE, "the database is closed")
+        self._require_open()
         job = _Job(work)
         self._jobs.put(job)
-        outcome: T = await job.future
+        patience = job.loop.call_later(_PATIENCE, job.withdraw)
+        try:
+            outcome: T = await job.future
+        finally:
+            patience.cancel()
         return outcome
 
     async def close(self) -> None:
@@ -153,11 +196,17 @@ class SQLiteDatabase:
             return
         self._closed = True
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._readers.shutdown()
+        await asyncio.to_thread(self._thread.join, _PATIENCE)
+        if self._thread.is_alive():  # it waits for the lock: what it has goes with the process
+            return
+        await asyncio.to_thread(self._readers.shutdown)
         for raw in (*self._reader_connections, self._inline.raw, self._writer.raw):
             raw.close()
         os.close(self._lock)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise PKIError(ErrorCode.UNAVAILABLE, "the database is closed")
 
     def _read(self, work: Callable[[Reader], T]) -> T:
         connection = getattr(self._local, "connection", None)
@@ -180,9 +229,11 @@ class SQLiteDatabase:
                 _deliver(jobs)
 
     def _commit(self, jobs: list[_Job]) -> None:
+        """Carry out and commit; whatever goes wrong is the outcome of every job it concerns, since
+        the thread has to live for the next ones."""
         raw = self._writer.raw
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
             raw.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 raw.execute("SAVEPOINT job")
@@ -191,13 +242,14 @@ class SQLiteDatabase:
                     raw.execute("ROLLBACK TO job")
                 raw.execute("RELEASE job")
             raw.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             for job in jobs:
                 job.error = job.error or error
             with contextlib.suppress(sqlite3.Error):
                 raw.execute("ROLLBACK")
         finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 def _deliver(jobs: list[_Job]) -> None:

@@ -65,7 +65,7 @@ def test_a_mistake_is_named_by_its_key(profile: dict[str, Any], key: str) -> Non
 
 
 def test_every_mistake_has_a_line_of_its_own() -> None:
-    profile = {"validity": "1s", "policies": ["x"], "dns": {"allow": ["..", "-"]}}
+    profile = {"backdate": "91d", "policies": ["x"], "dns": {"allow": ["..", "-"]}}
     with pytest.raises(PKIError) as caught:
         compile_profiles(settings_of(Path("home"), {"mine": profile}))
     assert len(caught.value.detail.splitlines()) == 4
