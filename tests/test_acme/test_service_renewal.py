@@ -7,6 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from protocols.acme.plugin import delete_old
 from tests.test_acme.client import ACMEClient, b64
 from tests.test_acme.conftest import OpenWorld
 from tests.test_acme.world import BASE, Issued, World, problem
@@ -94,6 +95,19 @@ async def test_replaced_once(world: World, client: ACMEClient) -> None:
     issued = await world.issue(client, NAME)
     await world.issue(client, NAME, replaces=cert_id(issued.certificate))
     problem(await renew(client, issued), 409, "alreadyReplaced")
+
+
+async def test_replaced_for_good(world: World, client: ACMEClient) -> None:
+    """Deleting old orders does not make a certificate replaceable again."""
+    issued = await world.issue(client, NAME)
+    text = cert_id(issued.certificate)
+    await world.issue(client, NAME, replaces=text)
+    world.clock.advance(dt.timedelta(days=60))
+    await delete_old(world.endpoints["default"].directory)
+    problem(await renew(client, issued), 409, "alreadyReplaced")
+    world.clock.advance(dt.timedelta(days=61))
+    await delete_old(world.endpoints["default"].directory)
+    assert await world.rows("SELECT id FROM acme_orders") == []
 
 
 async def test_an_order_that_failed_replaced_nothing(world: World, client: ACMEClient) -> None:

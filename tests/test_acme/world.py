@@ -2,6 +2,7 @@
 application; fake are only the clock and what challenge validation finds outside."""
 
 import datetime as dt
+import functools
 import ipaddress
 import shutil
 from collections import defaultdict
@@ -17,7 +18,7 @@ from cryptography import x509
 from pkiserver import config, registry
 from pkiserver.app import Runtime, open_runtime
 from pkiserver.clock import FixedClock
-from pkiserver.config import CoreSettings
+from pkiserver.config import CoreSettings, Section
 from pkiserver.errors import PKIError
 from pkiserver.storage import Row
 from protocols.acme.challenges.dns import account_label, key_authorization_digest
@@ -217,7 +218,12 @@ def settings_of(
         "profiles": {**PROFILES, **(profiles or {})},
         "acme": acme,
     }
-    return config.build(home, table, registry.sections(registry.available()))
+    return config.build(home, table, _sections())
+
+
+@functools.cache
+def _sections() -> dict[str, type[Section]]:
+    return registry.sections(registry.available())
 
 
 @asynccontextmanager

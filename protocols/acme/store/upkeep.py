@@ -43,12 +43,15 @@ def record_failure(tx: Transaction, account_id: str, value: str, now: int) -> No
 
 def delete_expired(tx: Transaction, directory: str, before: int, batch: int = BATCH) -> int:
     """Delete orders of a directory that expired before a moment, authorizations likewise that no
-    order names any more, and old failures. Accounts and certificates stay. The number of rows of
-    orders and authorizations deleted; call again while it is `batch` or more."""
+    order names any more, and old failures. Accounts and certificates stay, and so do orders that
+    replaced a certificate for as long as it could be replaced again (RFC 9773 section 5). The
+    number of rows of orders and authorizations deleted; call again while it is `batch` or more."""
     ours = "(SELECT id FROM acme_accounts WHERE directory = ?)"
     expired = (
-        "SELECT id FROM acme_orders WHERE expires < ? AND status <> 'processing' "
-        f"AND account IN {ours} ORDER BY expires, id LIMIT ?"
+        "SELECT id FROM acme_orders o WHERE expires < ? AND status <> 'processing' "
+        f"AND account IN {ours} AND NOT (status = 'valid' AND EXISTS (SELECT 1 FROM certificates c "
+        "WHERE c.id = o.replaces AND c.not_after >= ?)) "
+        "ORDER BY expires, id LIMIT ?"
     )
     unused = (
         f"SELECT a.id FROM acme_authorizations a WHERE a.expires < ? AND a.account IN {ours} "
@@ -56,12 +59,13 @@ def delete_expired(tx: Transaction, directory: str, before: int, batch: int = BA
         "(SELECT 1 FROM acme_order_authorizations l WHERE l.authorization_id = a.id) "
         "ORDER BY a.expires, a.id LIMIT ?"
     )
-    which = (before, directory, batch)
+    which = (before, directory, before, batch)
     tx.execute(f"DELETE FROM acme_order_authorizations WHERE order_id IN ({expired})", which)
     orders_gone = tx.execute(f"DELETE FROM acme_orders WHERE id IN ({expired})", which)
-    tx.execute(f"DELETE FROM acme_challenges WHERE authorization_id IN ({unused})", which)
+    idle = (before, directory, batch)
+    tx.execute(f"DELETE FROM acme_challenges WHERE authorization_id IN ({unused})", idle)
     authorizations_gone = tx.execute(
-        f"DELETE FROM acme_authorizations WHERE id IN ({unused})", which
+        f"DELETE FROM acme_authorizations WHERE id IN ({unused})", idle
     )
-    tx.execute(f"DELETE FROM acme_failures WHERE at < ? AND account IN {ours}", which[:2])
+    tx.execute(f"DELETE FROM acme_failures WHERE at < ? AND account IN {ours}", (before, directory))
     return orders_gone + authorizations_gone
