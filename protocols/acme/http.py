@@ -166,12 +166,16 @@ def _is_renewal_info(path: list[str]) -> bool:
 
 def _as_problem(error: Exception) -> Problem:
     if isinstance(error, HTTPProblem):
-        ours = error.status >= 500
-        kind = ProblemType.SERVER_INTERNAL if ours else ProblemType.MALFORMED
-        return Problem(kind, error.detail, status=error.status)
+        return Problem(_type_of_status(error.status), error.detail, status=error.status)
     if isinstance(error, PKIError):
         return problem_from(error)
     raise error
+
+
+def _type_of_status(status: int) -> ProblemType:
+    if status == 429:
+        return ProblemType.RATE_LIMITED
+    return ProblemType.MALFORMED if status < 500 else ProblemType.SERVER_INTERNAL
 
 
 def problem_form(problem: HTTPProblem) -> Response:

@@ -52,7 +52,7 @@ TRANSITIONS: dict[str, Callable[[Transaction], object]] = {
     "revoke_external_account": lambda tx: accounts.revoke_external_account(tx, "key", NOW_S, ERROR),
     "update_contact": lambda tx: accounts.update_contact(tx, "account", []),
     "change_key": lambda tx: accounts.change_key(tx, "account", "thumbprint", "other", "{}"),
-    "begin_issuance": lambda tx: orders.begin_issuance(tx, "order", b"", "certificate"),
+    "begin_issuance": lambda tx: orders.begin_issuance(tx, "order", b"", "certificate", NOW_S),
     "order_issued": lambda tx: orders.order_issued(tx, "order"),
     "order_failed": lambda tx: orders.order_failed(tx, "order", ERROR),
     "expire_replacement": lambda tx: orders.expire_replacement(tx, "certificate", LATER),

@@ -6,6 +6,7 @@ from pkiserver.storage import Reader, Transaction
 from protocols.acme.challenges import VALIDATORS, ChallengeType, IdentifierType
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, Authorization, Challenge, NamedIdentifier
+from protocols.acme.service.accounts import require_still_valid
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.limits import refuse_crowd
 from protocols.acme.service.names import NamePolicy
@@ -48,22 +49,25 @@ class Authorizations:
         now: int, expires: int, trusted: bool,
     ) -> Authorization:  # fmt: skip
         """A valid authorization of the account to reuse, or a new one."""
-        usable = self._usable(tx, account, identifier, now)
+        usable = self._usable(tx, account, identifier, now, trusted)
         if usable is not None:
             return usable
         return self._insert(tx, account, identifier, now=now, expires=expires, trusted=trusted)
 
     def _usable(
-        self, tx: Transaction, account: Account, identifier: NamedIdentifier, now: int
-    ) -> Authorization | None:
-        """A valid one, if the directory reuses any and it lasts for the client to finish."""
+        self, tx: Transaction, account: Account, identifier: NamedIdentifier, now: int,
+        trusted: bool,
+    ) -> Authorization | None:  # fmt: skip
+        """A valid one, if the directory reuses any and it lasts for the client to finish. One that
+        was given on trust is good only while the account is trusted."""
         lifetime = self._directory.settings.authorization_lifetime
         if lifetime <= dt.timedelta(0):
             return None
         until = now + int(min(LAST_MOMENT, lifetime / 2).total_seconds())
         return store.usable_authorization(
-            tx, account.id, identifier.type, identifier.value, identifier.wildcard, until
-        )
+            tx, account.id, identifier.type, identifier.value, identifier.wildcard, until,
+            proven=not trusted,
+        )  # fmt: skip
 
     def _insert(
         self, tx: Transaction, account: Account, identifier: NamedIdentifier, *,
@@ -115,7 +119,9 @@ class Authorizations:
         expires = now + int(self._directory.settings.order_lifetime.total_seconds())
 
         def work(tx: Transaction) -> tuple[Authorization, bool]:
-            existing = self._usable(tx, account, identifier, now) or store.usable_authorization(
+            require_still_valid(tx, account)
+            valid = self._usable(tx, account, identifier, now, trusted)
+            existing = valid or store.usable_authorization(
                 tx, account.id, identifier.type, identifier.value, False, now,
                 AuthorizationStatus.PENDING,
             )  # fmt: skip

@@ -18,6 +18,7 @@ from protocols.acme import messages
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account
 from protocols.acme.service.directory import Directory
+from protocols.acme.store import accounts as account_store
 from protocols.acme.store import authorizations as authorization_store
 
 ALLOWED_REASONS = frozenset(
@@ -58,8 +59,9 @@ class Certificates:
     async def revoke_as_account(
         self, account: Account, message: messages.Revoke, address: str
     ) -> None:
-        """By the account it was issued to, or one that has proven control over all of its names
-        and holds valid authorizations for them. Those given on trust do not count."""
+        """By the account it was issued to, or one of the same directory that has proven control
+        over all of its names and holds valid authorizations for them. Those given on trust do not
+        count, nor do those of another directory, whose ways of proof may be weaker."""
         record = await self._find(message.certificate)
         if record.requester != f"acme:{account.id}":
             await self._require_all_names(account, record)
@@ -103,10 +105,16 @@ class Certificates:
                 return record
         raise _unknown()
 
+    def _is_of_this_directory(self, reader: Reader, record: CertificateRecord) -> bool:
+        account_id = record.requester.removeprefix("acme:")
+        return account_store.account(reader, self._directory.name, account_id) is not None
+
     async def _require_all_names(self, account: Account, record: CertificateRecord) -> None:
         now = self._directory.now()
 
         def holds_all(reader: Reader) -> bool:
+            if not self._is_of_this_directory(reader, record):
+                return False
             names = inventory.names_of(reader, record.id)
             # A certificate without names is nobody's to revoke in this way.
             return bool(names) and all(

@@ -23,6 +23,7 @@ from protocols.acme.challenges import ChallengeContext, ChallengeType, Validatio
 from protocols.acme.probe import Prober, run
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, Challenge, Order
+from protocols.acme.service.accounts import require_still_valid
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.names import alt_name, wire
 from protocols.acme.service.orders import Orders, OrderState
@@ -68,6 +69,7 @@ class Finalizer:
             return state
         if state.status is not OrderStatus.READY:
             raise _not_ready(state.status)
+        self._require_profile(state.order.profile)
         request = self._request(account, state, csr, address)
         try:
             await self._check_caa(account, state)
@@ -86,6 +88,13 @@ class Finalizer:
         status = OrderStatus.VALID if done else OrderStatus.PROCESSING
         order = replace(state.order, status=status, csr_sha256=digest, certificate=prepared.id)
         return replace(state, order=order, status=status)
+
+    def _require_profile(self, name: str) -> None:
+        """The order may be older than the configuration."""
+        if name not in self._services.issuance.profiles:
+            raise Problem(
+                ProblemType.INVALID_PROFILE, f"profile {name!r} is not configured any more"
+            )
 
     async def _record(self, request: CertificateRequest, problem: Problem) -> None:
         """Our own refusals are in the audit log like those of the core."""
@@ -130,7 +139,8 @@ class Finalizer:
 
         def reserve(tx: Transaction) -> None:
             self._require_authorized(tx, account, state)
-            if not store.begin_issuance(tx, order_id, digest, prepared.id):
+            now = self._directory.now()
+            if not store.begin_issuance(tx, order_id, digest, prepared.id, now):
                 raise _not_ready(None)
 
         def complete(tx: Transaction) -> None:
@@ -156,9 +166,7 @@ class Finalizer:
     def _require_authorized(self, tx: Transaction, account: Account, state: OrderState) -> None:
         """Section 7.4: at this moment every authorization is valid; section 7.3.6: and the
         account. Either may have ended since the order was read."""
-        row = tx.one("SELECT status FROM acme_accounts WHERE id = ?", (account.id,))
-        if row != ("valid",):
-            raise Problem(ProblemType.UNAUTHORIZED, "the account is not valid any more")
+        require_still_valid(tx, account)
         now = self._directory.now()
         for authorization_id in state.authorizations:
             found = authorization_store.authorization(tx, authorization_id)

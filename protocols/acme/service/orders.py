@@ -10,6 +10,7 @@ from pkiserver.storage import IntegrityError, Reader, Transaction
 from protocols.acme import messages
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account, NamedIdentifier, Order
+from protocols.acme.service.accounts import require_still_valid
 from protocols.acme.service.authorizations import Authorizations
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
@@ -169,6 +170,7 @@ class Orders:
         return min(usual, epoch(message.not_before + profile.backdate))
 
     def _insert(self, tx: Transaction, account: Account, order: Order, trusted: bool) -> OrderState:
+        require_still_valid(tx, account)
         if order.replaces is not None:
             store.expire_replacement(tx, order.replaces, order.created)
         if order.replaces is None:

@@ -10,6 +10,9 @@ from protocols.acme.records import Authorization, Challenge
 from protocols.acme.states import AuthorizationStatus
 from protocols.acme.store.base import won
 
+_PROOF = "SELECT 1 FROM acme_challenges c WHERE c.status = 'valid' AND c.started IS NOT NULL"
+"""A challenge that was carried out, which one given on trust was not."""
+
 
 def authorization(reader: Reader, authorization_id: str) -> Authorization | None:
     return records.maybe(
@@ -43,15 +46,18 @@ def insert_authorization(
 
 def usable_authorization(
     reader: Reader, account_id: str, kind: str, value: str, wildcard: bool, until: int,
-    status: AuthorizationStatus = AuthorizationStatus.VALID,
+    status: AuthorizationStatus = AuthorizationStatus.VALID, proven: bool = False,
 ) -> Authorization | None:  # fmt: skip
-    """An authorization of the account for exactly this name that lasts beyond `until`."""
+    """An authorization of the account for exactly this name that lasts beyond `until`; `proven`:
+    one that a challenge was carried out for."""
+    by_challenge = f"AND EXISTS ({_PROOF} AND c.authorization_id = acme_authorizations.id) "
     return records.maybe(
         records.authorization,
         reader.one(
             f"SELECT {records.AUTHORIZATION} FROM acme_authorizations "
             "WHERE account = ? AND type = ? AND value = ? AND wildcard = ? "
-            "AND status = ? AND expires > ? ORDER BY expires DESC LIMIT 1",
+            "AND status = ? AND expires > ? "
+            f"{by_challenge if proven else ''}ORDER BY expires DESC LIMIT 1",
             (account_id, kind, value, int(wildcard), status, until),
         ),
     )

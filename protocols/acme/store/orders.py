@@ -80,13 +80,15 @@ def orders(reader: Reader, limit: int) -> list[Order]:
     return [records.order(row) for row in rows]
 
 
-def begin_issuance(tx: Transaction, order_id: str, csr_sha256: bytes, certificate: str) -> bool:
-    """Ready to processing."""
+def begin_issuance(
+    tx: Transaction, order_id: str, csr_sha256: bytes, certificate: str, now: int
+) -> bool:
+    """Ready to processing, before it expires."""
     return won(
         tx.execute(
             "UPDATE acme_orders SET status = 'processing', csr_sha256 = ?, certificate = ? "
-            "WHERE id = ? AND status = 'ready'",
-            (csr_sha256, certificate, order_id),
+            "WHERE id = ? AND status = 'ready' AND expires > ?",
+            (csr_sha256, certificate, order_id, now),
         )
     )
 
