@@ -92,3 +92,25 @@ def test_commands_in_documents_exist_with_their_options(words: list[str]) -> Non
         here = here.commands[rest.pop(0)]
     known = {name for param in here.params for name in (*param.opts, *param.secondary_opts)}
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known
+
+
+_LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in _LINK.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """The table in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = re.findall(r"`((?:tests|interop)/[^`]+)`", text)
+    assert places
+    assert [place for place in places if not list(ROOT.glob(place))] == []
