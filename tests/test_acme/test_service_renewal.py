@@ -148,11 +148,19 @@ async def test_a_certificate_of_another_ca(world: World, client: ACMEClient) -> 
 
 
 async def test_renewals_are_not_limited(open_world: OpenWorld) -> None:
+    """Those that are due, and each certificate's once."""
     world = await open_world(default={"orders_per_account": "1/1h"})
     client = await world.account()
     issued = await world.issue(client, NAME)
     problem(await client.new_order([NAME]), 429, "rateLimited")
-    assert (await renew(client, issued)).status_code == 201
+    problem(await renew(client, issued), 429, "rateLimited")
+    world.clock.advance(dt.timedelta(days=60))
+    assert (await client.new_order([NAME])).status_code == 201
+    problem(await client.new_order([NAME]), 429, "rateLimited")
+    first = await renew(client, issued)
+    assert first.status_code == 201
+    await client.post(first.json()["authorizations"][0], {"status": "deactivated"})
+    problem(await renew(client, issued), 429, "rateLimited")
 
 
 async def test_a_subset_of_names_may_be_shared(world: World, client: ACMEClient) -> None:

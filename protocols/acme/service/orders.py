@@ -96,10 +96,13 @@ class Orders:
         replaced = await self._renewal.predecessor(
             account, message.replaces, [alt_name(i) for i in identifiers]
         )
-        order = self._order(account, message, identifiers, profile, replaced)
+        order = self._order(
+            account, message, identifiers, profile, None if replaced is None else replaced.id
+        )
+        due = replaced is not None and replaced.due
         try:
             return await self._services.database.write(
-                lambda tx: self._insert(tx, account, order, trusted)
+                lambda tx: self._insert(tx, account, order, trusted, due)
             )
         except IntegrityError:
             if replaced is None:
@@ -169,15 +172,26 @@ class Orders:
             return usual
         return min(usual, epoch(message.not_before + profile.backdate))
 
-    def _insert(self, tx: Transaction, account: Account, order: Order, trusted: bool) -> OrderState:
+    def _refuse_crowd(self, tx: Transaction, account: Account, order: Order, due: bool) -> None:
+        """A renewal that is due is not held up (RFC 9773 section 5), once: no certificate lends
+        its place to a stream of orders."""
+        limit = self._directory.settings.orders_per_account
+        try:
+            refuse_crowd(
+                tx, limit, upkeep.ORDERS_OF_ACCOUNT, (account.id,), order.created,
+                "new orders of this account",
+            )  # fmt: skip
+        except Problem:
+            if not due or store.was_named(tx, account.id, order.replaces):
+                raise
+
+    def _insert(
+        self, tx: Transaction, account: Account, order: Order, trusted: bool, due: bool
+    ) -> OrderState:
         require_still_valid(tx, account)
         if order.replaces is not None:
             store.expire_replacement(tx, order.replaces, order.created)
-        if order.replaces is None:
-            refuse_crowd(
-                tx, self._directory.settings.orders_per_account, upkeep.ORDERS_OF_ACCOUNT,
-                (account.id,), order.created, "new orders of this account",
-            )  # fmt: skip
+        self._refuse_crowd(tx, account, order, due)
         authorizations = [
             self._authorizations.ensure(
                 tx, account, identifier, now=order.created, expires=order.expires, trusted=trusted

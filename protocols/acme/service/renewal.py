@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pkiserver.ca import inventory
 from pkiserver.ca.model import CertificateRecord, CertificateStatus
@@ -11,6 +12,14 @@ from protocols.acme import ari
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account
 from protocols.acme.service.directory import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A certificate that an order replaces; `due`: its renewal window has begun."""
+
+    id: str
+    due: bool
 
 
 class Renewal:
@@ -24,14 +33,17 @@ class Renewal:
         record = await self._find(text)
         if record is None:
             raise Problem(ProblemType.MALFORMED, "no certificate has this CertID", status=404)
+        return self._window(record)
+
+    def _window(self, record: CertificateRecord) -> tuple[dt.datetime, dt.datetime]:
         return ari.suggested_window(
             record.not_before, record.not_after, self._services.clock.now(), record.revoked_at
         )
 
     async def predecessor(
         self, account: Account, text: str | None, names: Sequence[AltName]
-    ) -> str | None:
-        """The id of the certificate that an order replaces (section 5). It has to be this
+    ) -> Predecessor | None:
+        """The certificate that an order replaces (section 5). It has to be this
         account's and share a name with the order. One that is not ours is ignored: a client that
         moves here from another CA still renews."""
         if text is None:
@@ -50,7 +62,8 @@ class Renewal:
             raise Problem(
                 ProblemType.MALFORMED, "replaces: the certificate shares no name with the order"
             )
-        return record.id
+        start, _ = self._window(record)
+        return Predecessor(record.id, due=start <= self._services.clock.now())
 
     async def _find(self, text: str) -> CertificateRecord | None:
         cert_id = ari.parse_cert_id(text)

@@ -48,6 +48,15 @@ def insert_order(
     )
 
 
+def was_named(reader: Reader, account_id: str, certificate_id: str | None) -> bool:
+    """Whether any order of the account, whatever became of it, replaces the certificate."""
+    row = reader.one(
+        "SELECT 1 FROM acme_orders WHERE account = ? AND replaces = ? LIMIT 1",
+        (account_id, certificate_id),
+    )
+    return row is not None
+
+
 def expire_replacement(tx: Transaction, certificate_id: str, now: int) -> None:
     """An order that expired unfinished does not replace anything any more."""
     tx.execute(
