@@ -332,11 +332,13 @@ class Authorities(AuthorityTree):
             return await keep(f"{name}-{self._random(8).hex()}")
 
     async def _change(self, new: _NewKey | None, work: Callable[[Transaction], None]) -> None:
-        """Write, then read the tree again. A `new` key goes if it became no authority's."""
+        """Write, then read the tree again. A `new` key goes if it became no authority's; after a
+        failure of the database nobody knows, and it stays."""
         try:
             await self._database.write(work)
         except (PKIError, IntegrityError) as error:
-            if new is not None:
+            unknown = isinstance(error, PKIError) and error.code is ErrorCode.UNAVAILABLE
+            if new is not None and not unknown:
                 await self._keys.delete(new.id)
             if isinstance(error, IntegrityError):
                 raise PKIError(ErrorCode.CONFLICT, "the serial number is taken") from error

@@ -3,7 +3,8 @@
 `prepare` decides, builds and lints, and changes nothing; what it returns can be redeemed once.
 `issue` makes exactly two durable transactions: serial, to-be-signed bytes and intent before the CA
 key signs; the certificate before anybody gets it. What a crash leaves between the two is finished
-by `recover`.
+by `recover`. Should both have signed, the certificate that was stored first is the certificate: the
+other signature is thrown away.
 """
 
 import asyncio
@@ -99,9 +100,10 @@ class Issuance:
     ) -> Issued:
         """Sign and store. The hooks run in the two transactions, after our own statements; if
         `on_reserved` raises, nothing happened; if `on_issued` raises, or the caller is cancelled
-        after the first transaction, the row stays for `recover`.
+        after the first transaction, the row stays for `recover`, which runs no hook.
 
-        `PKIError` CONFLICT for a token that was redeemed, is too old, or is not from this instance.
+        `PKIError` CONFLICT for a token that was redeemed, is too old, or is not from this instance,
+        and if recovery gave the certificate up meanwhile.
         """
         self._redeem(prepared)
         issuer = self._signer.issuer(prepared.issuer, _issuer_rule(prepared.profile))
@@ -115,9 +117,10 @@ class Issuance:
         certificate, der = await self._signer.sign(
             issuer, prepared.tbs, prepared.signature_algorithm
         )
-        record = self._record(prepared, der)
-        await self._database.write(lambda tx: self._complete(tx, prepared, der, on_issued))
-        return Issued(record, der, certificate)
+        stored = await self._database.write(lambda tx: self._complete(tx, prepared, der, on_issued))
+        if stored != der:
+            certificate = x509.load_der_x509_certificate(stored)
+        return Issued(self._record(prepared, stored), stored, certificate)
 
     async def recover(self, older_than: dt.timedelta) -> int:
         """Settle what crashes left, as `Recovery` says; how many rows were. `older_than` has to be
@@ -200,7 +203,8 @@ class Issuance:
             not_after=decision.not_after,
             requester=request.requester,
         )
-        self._tokens[prepared.id] = (prepared, self._clock.now() + _TOKEN_LIFETIME)
+        until = min(self._clock.now() + _TOKEN_LIFETIME, prepared.not_after)
+        self._tokens[prepared.id] = (prepared, until)
         if len(self._tokens) > _MOST_TOKENS:
             self._tokens.popitem(last=False)
         return prepared
@@ -220,7 +224,7 @@ class Issuance:
         # Again, in the transaction: a key reported meanwhile is not certified.
         blocklist.check(tx, prepared.spki_sha256)
         rule = _issuer_rule(prepared.profile)
-        self._signer.check_not_revoked(tx, prepared.issuer, rule)
+        self._signer.check_usable(tx, prepared.issuer, rule)
         try:
             ledger.reserve(tx, prepared, epoch(self._clock.now()))
         except IntegrityError as error:
@@ -239,10 +243,14 @@ class Issuance:
 
     def _complete(
         self, tx: Transaction, prepared: Prepared, der: bytes, hook: TxHook | None
-    ) -> None:
-        finish(tx, self._audit, str(prepared.requester), prepared.id, prepared.serial, der)
+    ) -> bytes:
+        """The certificate as it is stored: recovery in another process may have been faster."""
+        stored = ledger.issued(tx, prepared.id)
+        if stored is None:
+            finish(tx, self._audit, str(prepared.requester), prepared.id, prepared.serial, der)
         if hook is not None:
             hook(tx)
+        return stored or der
 
     def _record(self, prepared: Prepared, der: bytes) -> CertificateRecord:
         return CertificateRecord(

@@ -16,7 +16,7 @@ from pkiserver.ca.model import (
 from pkiserver.clock import epoch, from_epoch
 from pkiserver.pkix.cert import serial_bytes
 from pkiserver.pkix.names import NameType, reversed_dns
-from pkiserver.storage import Row, Transaction
+from pkiserver.storage import Reader, Row, Transaction
 
 COLUMNS = (
     "id, issuer, serial, status, profile, requester, subject, spki_sha256, not_before, not_after, "
@@ -54,6 +54,14 @@ def complete(tx: Transaction, certificate_id: str, der: bytes) -> bool:
         (der, certificate_id),
     )
     return changed == 1
+
+
+def issued(reader: Reader, certificate_id: str) -> bytes | None:
+    """The certificate, DER; None unless it is issued."""
+    row = reader.one(
+        "SELECT der FROM certificates WHERE id = ? AND status = 'issued'", (certificate_id,)
+    )
+    return None if row is None else bytes(row[0])
 
 
 def abandon(tx: Transaction, certificate_id: str) -> bool:

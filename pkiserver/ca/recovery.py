@@ -54,8 +54,9 @@ class Recovery:
     """Finishes or abandons rows in `signing`.
 
     The same bytes are signed again: nothing with that serial was handed out. A row is abandoned if
-    its certificate has expired, its key was blocked meanwhile, or it is not of a profile (an
-    authority or a responder, whose maker starts anew). One whose CA key is away is left.
+    its certificate has expired, its key was blocked meanwhile, its authority may not sign any more,
+    or it is not of a profile (an authority or a responder, whose maker starts anew). One whose CA
+    key is away is left.
     """
 
     def __init__(
@@ -95,13 +96,9 @@ class Recovery:
         return await self._database.read(work)
 
     async def _settle(self, row: _Unfinished) -> bool:
-        blocked = await self._database.lookup(
-            lambda reader: blocklist.find(reader, row.spki_sha256)
-        )
-        expired = row.not_after < epoch(self._clock.now())
-        if expired or blocked is not None or row.profile not in self._profiles:
-            return await self._database.write(lambda tx: self._abandon(tx, row))
         try:
+            if await self._database.lookup(lambda reader: self._is_hopeless(reader, row)):
+                return await self._database.write(lambda tx: self._abandon(tx, row))
             issuer = self._signer.issuer(row.issuer, "issuer")
             _, der = await self._signer.sign(issuer, row.tbs, row.signature_algorithm)
             serial = int.from_bytes(row.serial)
@@ -112,6 +109,16 @@ class Recovery:
             _log.warning("certificate.unfinished", certificate=row.id, cause=error.detail)
             return False
         return True
+
+    def _is_hopeless(self, reader: Reader, row: _Unfinished) -> bool:
+        if row.profile not in self._profiles or row.not_after < epoch(self._clock.now()):
+            return True
+        try:
+            blocklist.check(reader, row.spki_sha256)
+            self._signer.check_usable(reader, row.issuer, "issuer")
+        except PKIError as error:
+            return error.code in (ErrorCode.BAD_PUBLIC_KEY, ErrorCode.REFUSED_BY_PROFILE)
+        return False
 
     def _abandon(self, tx: Transaction, row: _Unfinished) -> bool:
         if not ledger.abandon(tx, row.id):

@@ -199,8 +199,20 @@ class Responders:
             x509.load_der_x509_certificate(der).verify_directly_issued_by(_certificate(authority))
             await self._database.write(lambda tx: self._complete(tx, draft, der))
         except BaseException:
-            await self._keys.delete(key_id)
+            await self._give_up(serial, key_id)
             raise
+
+    async def _give_up(self, serial: int, key_id: str) -> None:
+        """Delete the key, unless its responder was stored after all: who is cancelled while it
+        waits for a commit cannot tell."""
+
+        def work(tx: Transaction) -> bool:
+            certificate_id = cert.serial_hex(serial)
+            ledger.abandon(tx, certificate_id)
+            return ledger.issued(tx, certificate_id) is None
+
+        if await self._database.write(work):
+            await self._keys.delete(key_id)
 
     def _complete(self, tx: Transaction, draft: _Draft, der: bytes) -> None:
         prepared = draft.prepared

@@ -46,19 +46,14 @@ class Signer:
         """`PKIError` UNAVAILABLE if the authority's key cannot be used now."""
         self._authorities.key(issuer)
 
-    def check_not_revoked(self, reader: Reader, issuer: str, rule: str) -> None:
-        """What an authority signs after its own certificate was revoked is worth nothing."""
-        authority = self._authorities.get(issuer)
-        while authority.parent is not None and authority.certificate is not None:
-            serial = cert.serial_bytes(authority.certificate.serial_number)
-            sql = "SELECT reason FROM revocations WHERE issuer = ? AND serial = ?"
-            if reader.one(sql, (authority.parent, serial)) is not None:
-                raise PKIError(
-                    ErrorCode.REFUSED_BY_PROFILE,
-                    f"the certificate of the authority {authority.name} is revoked",
-                    rule=rule,
-                )
-            authority = self._authorities.get(authority.parent)
+    def check_usable(self, reader: Reader, issuer: str, rule: str) -> None:
+        """By what the database has now: another process may have retired the authority, and what
+        it signs after its own certificate was revoked is worth nothing. `PKIError`
+        REFUSED_BY_PROFILE with `rule`."""
+        try:
+            self._authorities.check_usable(reader, issuer)
+        except PKIError as error:
+            raise PKIError(error.code, error.detail, rule=rule) from error
 
     async def sign(
         self, issuer: Issuer, tbs: bytes, algorithm: bytes
