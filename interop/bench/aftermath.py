@@ -84,16 +84,20 @@ def audit_head(database: Path) -> str:
     return f"{sequence}:{bytes(digest).hex()}"
 
 
+def under_way(database: Path, mode: str = "ro") -> Counter[str]:
+    """How many orders, challenges and certificates have begun and not ended."""
+    return Counter(dict(query(database, _UNDER_WAY, mode)))
+
+
 def left_behind(database: Path) -> Counter[str]:
-    """How many of what was under way when the server died. It looks at a copy, so that the server
-    itself is the first to open the database again."""
+    """What was under way when the server died. It looks at a copy, so that the server itself is the
+    first to open the database again."""
     with tempfile.TemporaryDirectory(dir=database.parent.parent) as folder:
         copy = Path(folder) / database.name
         for suffix in ("", "-wal"):
             with suppress(FileNotFoundError):
                 shutil.copyfile(f"{database}{suffix}", f"{copy}{suffix}")
-        rows = query(copy, _UNDER_WAY, mode="rwc")
-    return Counter({what: number for what, number in rows if number})
+        return under_way(copy, "rwc")
 
 
 def check_database(database: Path) -> None:
