@@ -8,7 +8,7 @@ import asyncio
 import datetime as dt
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pkiserver import registry
 from pkiserver.ca.audit import Audit
@@ -32,9 +32,13 @@ from pkiserver.home import Home
 from pkiserver.jobs import Scheduler
 from pkiserver.keys import KeyProvider, file_provider
 from pkiserver.plugin import Job, ProtocolApp, Services
+from pkiserver.presence import Presence
 from pkiserver.server_certificate import ServerCertificate
 from pkiserver.storage import Database, migrate, open_database
+from pkiserver.web.edge import Edge
 from pkiserver.web.hot import HotPaths
+from pkiserver.web.limits import Limits
+from pkiserver.web.peer import TrustedProxies
 from pkiserver.web.problems import HTTPProblem, exception_handlers
 
 log = structlog.get_logger("pkiserver")
@@ -62,38 +66,41 @@ class Runtime:
     protocols: Mapping[str, ProtocolApp]
 
     async def recover(self) -> None:
-        """End what a crash left half done. Once, before anything is served."""
-        await self.services.issuance.recover(dt.timedelta(0))
-        for protocol in self.protocols.values():
-            if protocol.recover is not None:
-                await protocol.recover()
+        """End what a crash left half done. Before anything is served: if another process serves
+        this home already, the scheduled work of all does it in its time."""
+        with Presence(self.services.state).alone() as alone:
+            if not alone:
+                return
+            await self.services.issuance.recover(dt.timedelta(0))
+            for protocol in self.protocols.values():
+                if protocol.recover is not None:
+                    await protocol.recover()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Scheduled work and the protocols' own start and stop."""
-        scheduler = Scheduler(self.services.database, self.services.clock, self._jobs())
-        watcher = asyncio.create_task(self._watch())
-        for protocol in self.protocols.values():
-            if protocol.start is not None:
-                await protocol.start()
-        await self.services.status.start()
-        scheduler.start()
-        try:
-            yield
-        finally:
-            watcher.cancel()
-            await scheduler.stop()
-            await self.services.status.stop()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(Presence(self.services.state).serving())
             for protocol in self.protocols.values():
                 if protocol.stop is not None:
-                    await protocol.stop()
+                    stack.push_async_callback(protocol.stop)
+                if protocol.start is not None:
+                    await protocol.start()
+            stack.push_async_callback(self.services.status.stop)
+            await self.services.status.start()
+            scheduler = Scheduler(self.services.database, self.services.clock, self._jobs())
+            stack.push_async_callback(scheduler.stop)
+            scheduler.start()
+            watcher = asyncio.create_task(self._watch())
+            stack.callback(watcher.cancel)
+            yield
 
     def _jobs(self) -> list[Job]:
         certificate = ServerCertificate(self.services, self.keys)
         core = [
             Job("status", dt.timedelta(seconds=30), self.services.status.maintain),
             Job("issuance-recovery", dt.timedelta(minutes=1), self._recover_old),
-            Job("server-certificate", dt.timedelta(minutes=10), certificate.ensure),
+            Job("server-certificate", dt.timedelta(minutes=1), certificate.ensure),
         ]
         return core + [job for protocol in self.protocols.values() for job in protocol.jobs]
 
@@ -108,6 +115,8 @@ class Runtime:
                 await self.services.authorities.refresh_if_changed()
             except PKIError as error:
                 log.warning("cannot look for new authorities", detail=error.detail)
+            except Exception:
+                log.exception("cannot look for new authorities")
 
     def app(self) -> ASGIApp:
         """Everything, as the HTTPS listener serves it."""
@@ -123,6 +132,21 @@ class Runtime:
         if not plain:
             hot |= {path: app for part in parts for path, app in part.hot.items()}
         return HotPaths(starlette_app(self.routes(plain=plain)), prefixes=hot)
+
+    def edge(self, app: ASGIApp, *, access_log: bool) -> Edge:
+        """What stands in front of an application of ours: limits, errors, request ids."""
+        settings = self.services.settings
+        parts = self.protocols.values()
+        return Edge(
+            app,
+            limits=Limits(
+                body_bytes=settings.server.max_body,
+                body_seconds=settings.server.request_timeout.total_seconds(),
+            ),
+            access_log=access_log,
+            trusted_proxies=TrustedProxies(settings.server.trusted_proxies),
+            forms={path: form for part in parts for path, form in part.forms.items()},
+        )
 
     def routes(self, *, plain: bool) -> list[BaseRoute]:
         """Health and the protocols' routes."""
@@ -223,11 +247,21 @@ def create_app(settings: CoreSettings | Path | str, *, development: bool = False
     of a home. The outer application has to run this one's lifespan:
 
         app = Starlette(routes=[Mount("/", app=pki)], lifespan=pki.router.lifespan_context)
+
+    Mounted below a prefix, `server.external_url` has to end with that prefix, as it is what the
+    URLs in answers begin with; `server.external_http_url` likewise where the application serves
+    OCSP, CRLs and CA certificates over plain HTTP.
     """
     known = settings if isinstance(settings, CoreSettings) else load_settings(Path(settings))
-    routes: list[BaseRoute] = []
-    app = starlette_app(routes, lambda app: _embedded(known, app, development))
+    # Starlette hands a lifespan the outer application where one passes ours on.
+    app = starlette_app(
+        [Mount("", app=_not_started)], lambda outer: _embedded(known, app, development)
+    )
     return app
+
+
+async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPProblem(503, "pkiserver's lifespan is not running; see pkiserver.create_app")
 
 
 @asynccontextmanager
@@ -235,8 +269,14 @@ async def _embedded(
     settings: CoreSettings, app: Starlette, development: bool
 ) -> AsyncIterator[None]:
     async with open_runtime(settings, development=development) as runtime:
-        app.router.routes[:] = runtime.routes(plain=False)
-        app.state.pkiserver = runtime
         await runtime.recover()
         async with runtime.serving():
-            yield
+            # Whoever embeds has an access log of his own, and prefixes that hot paths do not know.
+            inner = starlette_app(runtime.routes(plain=False))
+            before = app.router.routes[:]
+            app.router.routes[:] = [Mount("", app=runtime.edge(inner, access_log=False))]
+            app.state.pkiserver = runtime
+            try:
+                yield
+            finally:
+                app.router.routes[:] = before

@@ -20,8 +20,6 @@ from pkiserver.keys import file_provider
 from pkiserver.server import Listener, TLSFiles, bind, run
 from pkiserver.server_certificate import ServerCertificate
 from pkiserver.web.edge import Edge
-from pkiserver.web.limits import Limits
-from pkiserver.web.peer import TrustedProxies
 
 log = structlog.get_logger("pkiserver")
 
@@ -85,18 +83,8 @@ def _address(sock: socket.socket) -> tuple[str, int]:
 
 
 def _edge(runtime: Runtime, *, plain: bool) -> Edge:
-    settings = runtime.services.settings
-    forms = {path: form for part in runtime.protocols.values() for path, form in part.forms.items()}
-    return Edge(
-        runtime.plain_app() if plain else runtime.app(),
-        limits=Limits(
-            body_bytes=settings.server.max_body,
-            body_seconds=settings.server.request_timeout.total_seconds(),
-        ),
-        access_log=settings.log.requests,
-        trusted_proxies=TrustedProxies(settings.server.trusted_proxies),
-        forms=forms,
-    )
+    app = runtime.plain_app() if plain else runtime.app()
+    return runtime.edge(app, access_log=runtime.services.settings.log.requests)
 
 
 def _tls_files(settings: CoreSettings) -> TLSFiles:

@@ -108,7 +108,8 @@ class Edge:
     ) -> None:
         if answer.status:
             raise problem
-        await self._form(scope["path"])(problem)(scope, receive, answer)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        await self._form(path)(problem)(scope, receive, answer)
 
     def _form(self, path: str) -> Render:
         for prefix, render in self._forms:

@@ -33,7 +33,8 @@ def body_too_large(limit: int) -> HTTPProblem:
 
 def check_head(scope: Mapping[str, Any], limits: Limits) -> None:
     """Refuses a request by its head alone: HTTPProblem 400, 413, 414 or 431."""
-    if len(scope["raw_path"]) + len(scope["query_string"]) > limits.url_bytes:
+    path = scope.get("raw_path") or scope["path"].encode()  # ASGI leaves it out at will
+    if len(path) + len(scope["query_string"]) > limits.url_bytes:
         raise HTTPProblem(414, f"the URL may have at most {limits.url_bytes} bytes")
     headers = scope["headers"]
     if len(headers) > limits.header_count:
