@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +71,6 @@ class Result:
         ]
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
 def measure(target: Target, orders: int, concurrency: int) -> Result:
     started = 0.0
 
@@ -113,9 +99,6 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            stack.enter_context(
-                _environment({"PKISERVER_ACME__DEFAULT__ORDERS_PER_ACCOUNT": "false"})
-            )
             target = stack.enter_context(
                 STARTERS[name](home, stack.enter_context(challenge_dns(home)))
             )
