@@ -5,7 +5,6 @@ account, signature, nonce. A forged request therefore cannot burn a nonce. Every
 carries a fresh nonce, success or not; every refusal is a problem document and is logged with its
 cause."""
 
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -30,7 +29,6 @@ log = structlog.get_logger("protocols.acme")
 
 MAX_BODY = 128 * 1024
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_load_key = functools.lru_cache(maxsize=4096)(jwk.load)
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -143,7 +141,7 @@ class Site:
                 ProblemType.ACCOUNT_DOES_NOT_EXIST, "kid is not an account URL of this directory"
             )
         account = await self._endpoints.accounts.by_id(request.kid.removeprefix(prefix))
-        return account, _load_key(account.jwk)
+        return account, jwk.load(account.jwk)
 
     def _refuse(self, error: Exception, scope: Scope, headers: Headers) -> Reply:
         problem = error if isinstance(error, Problem) else _as_problem(error)

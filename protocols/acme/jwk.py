@@ -6,6 +6,7 @@ A key has one spelling here, the members that RFC 7638 section 3.2 requires in t
 equal keys have equal thumbprints however a client wrote them.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -46,8 +47,9 @@ def parse(members: Mapping[str, Any]) -> PublicKeyTypes:
     return key
 
 
+@functools.lru_cache(maxsize=4096)
 def load(stored: str) -> PublicKeyTypes:
-    """A key from the form `canonical` gives."""
+    """A key from the form `canonical` gives, kept for the next request of its account."""
     try:
         members = load_object(stored.encode("utf-8", "replace"), "The JWK")
     except MalformedMessage as error:
