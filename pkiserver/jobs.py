@@ -42,10 +42,14 @@ class Scheduler:
             await asyncio.sleep(job.every.total_seconds())
 
     async def run_if_due(self, job: Job) -> bool:
-        """Run a job unless somebody did in this period; whether it was run."""
+        """Run a job unless somebody did in this period; whether it was run, even if it failed."""
         try:
             if not await self._database.write(lambda tx: self._take(tx, job)):
                 return False
+        except Exception:
+            log.exception("cannot look for work", job=job.name)
+            return False
+        try:
             await job.run()
         except Exception:
             log.exception("job failed", job=job.name)

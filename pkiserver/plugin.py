@@ -52,7 +52,8 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work on a schedule, by one worker at a time: `jobs.py` holds a lease while it runs."""
+    """Work on a schedule: once per period, by one of all the processes. One that takes longer than
+    its period may be begun by another process meanwhile, so what it does has to allow for that."""
 
     name: str
     every: dt.timedelta

@@ -3,9 +3,9 @@
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import structlog
 
@@ -19,6 +19,7 @@ from pkiserver.home import Home
 from pkiserver.keys import file_provider
 from pkiserver.server import Listener, TLSFiles, bind, run
 from pkiserver.server_certificate import ServerCertificate
+from pkiserver.serving.listeners import load_certificate
 from pkiserver.web.edge import Edge
 
 log = structlog.get_logger("pkiserver")
@@ -124,12 +125,11 @@ async def _lint(runtime: Runtime) -> list[str]:
 
 
 def _check_certificate(settings: CoreSettings) -> list[str]:
-    config = Home(settings.home).config
-    return [
-        f"{config}: server.{key}: there is no file {path}"
-        for key, path in (
-            ("certificate", settings.server.certificate),
-            ("certificate_key", settings.server.certificate_key),
-        )
-        if path and not (settings.home / Path(path)).exists()
-    ]
+    """Of the certificate the operator brings; our own is made at the start."""
+    if not settings.server.certificate:
+        return []
+    try:
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _tls_files(settings))
+    except PKIError as error:
+        return [f"{Home(settings.home).config}: server.certificate: {error.detail}"]
+    return []

@@ -2,16 +2,22 @@
 
 import ipaddress
 
+import structlog
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pkiserver.ca import inventory
 from pkiserver.ca.model import CertificateRequest, Requester
+from pkiserver.errors import PKIError
 from pkiserver.home import Home, write_private
 from pkiserver.keys import KeyProvider
 from pkiserver.pkix.names import AltName, dns_name, ip_address, to_general_name
 from pkiserver.pkix.pem import pem_chain
 from pkiserver.plugin import Services
+
+log = structlog.get_logger("pkiserver.server_certificate")
 
 PROFILE = "tls-server"
 LOCAL = (dns_name("localhost"), ip_address("127.0.0.1"), ip_address("::1"))
@@ -34,10 +40,21 @@ class ServerCertificate:
         self._path = Home(services.settings.home).server_pem
 
     async def ensure(self) -> None:
-        """Issue a certificate if there is none, it is for other names, or a third of its lifetime
-        is all that is left. Nothing is done if the operator brings one."""
-        if self._services.settings.server.certificate or self._is_fresh():
+        """Issue a certificate if there is none that serves: it is revoked, for other names, of
+        another authority than new ones would be, or a third of its lifetime is all that is left.
+        Nothing is done if the operator brings one. Raises `PKIError` if there is none to serve
+        with; while an old one has not expired, a failure is logged and tried again."""
+        leaf = self._leaf()
+        if self._services.settings.server.certificate or await self._serves_on(leaf):
             return
+        try:
+            await self._renew()
+        except PKIError as error:
+            if leaf is None or leaf.not_valid_after_utc <= self._services.clock.now():
+                raise
+            log.warning("server certificate not renewed", why=error.detail)
+
+    async def _renew(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         prepared = await self._services.issuance.prepare(
             CertificateRequest(
@@ -71,10 +88,30 @@ class ServerCertificate:
             serialization.BestAvailableEncryption(self._keys.passphrase()),
         )
 
-    def _is_fresh(self) -> bool:
-        if not self._path.exists():
+    async def _serves_on(self, leaf: x509.Certificate | None) -> bool:
+        if leaf is None:
             return False
-        leaf = x509.load_pem_x509_certificates(self._path.read_bytes())[0]
+        issuer = self._services.settings.profiles[PROFILE].issuer
+        try:
+            leaf.verify_directly_issued_by(self._services.authorities.certificate(issuer))
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        record = await self._services.database.lookup(
+            lambda reader: inventory.by_serial(reader, issuer, leaf.serial_number)
+        )
+        return record is not None and record.revoked_at is None and self._is_fresh(leaf)
+
+    def _leaf(self) -> x509.Certificate | None:
+        """The certificate in the file; None unless its key is there and opens."""
+        try:
+            pem = self._path.read_bytes()
+            leaf = x509.load_pem_x509_certificates(pem)[0]
+            key = serialization.load_pem_private_key(pem, self._keys.passphrase())
+        except (OSError, ValueError, TypeError):
+            return None
+        return leaf if key.public_key() == leaf.public_key() else None
+
+    def _is_fresh(self, leaf: x509.Certificate) -> bool:
         lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
         now = self._services.clock.now()
         names = set(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)

@@ -106,21 +106,34 @@ def tls_context(listener: Listener) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 1
     context.set_alpn_protocols(["h2", "http/1.1"] if listener.http2 else ["http/1.1"])
-    _load_certificate(context, tls)
+    load_certificate(context, tls)
     if listener.client_ca is not None:
         _ask_for_certificate(context, listener.client_ca(), listener.client_certificate_required)
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, tls: TLSFiles) -> None:
+def load_certificate(context: ssl.SSLContext, tls: TLSFiles) -> None:
+    """PKIError if the files cannot be used."""
     try:
         # Always a callable: without one OpenSSL would ask for the password on the terminal.
         context.load_cert_chain(tls.cert_path, tls.key_path, password=tls.password)
     except OSError as error:  # ssl.SSLError is one: wrong password, key of another certificate
-        reason = getattr(error, "reason", None) or error.strerror or "not usable"
         raise configuration_error(
-            f"cannot use certificate {tls.cert_path} with key {tls.key_path}: {reason}"
+            f"cannot use certificate {tls.cert_path} with key {tls.key_path}: {_why(tls, error)}"
         ) from None
+
+
+def _why(tls: TLSFiles, error: OSError) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or "not readable"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is that of another certificate"
+    if b"ENCRYPTED" in tls.key_path.read_bytes():
+        return (
+            "the key is encrypted, and not with the passphrase there is for it; "
+            f"for a certificate you bring: openssl pkey -in {tls.key_path} -out DECRYPTED"
+        )
+    return error.reason or "they are not a PEM chain, leaf first, and a PEM key"
 
 
 def _ask_for_certificate(context: ssl.SSLContext, bundle: bytes, required: bool) -> None:
