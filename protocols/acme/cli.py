@@ -24,6 +24,7 @@ from pkiserver.clock import epoch, from_epoch
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.storage import Reader
 from protocols.acme.records import Account, ExternalAccount, Order
+from protocols.acme.service.accounts import Accounts
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts, NewExternalAccount
 from protocols.acme.settings import ACMESettings
@@ -41,6 +42,7 @@ DirectoryOption = Annotated[
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(help="ACME operations", no_args_is_help=True)
     group.command("accounts")(accounts)
+    group.command("restrict")(restrict)
     group.command("orders")(orders)
     keys = typer.Typer(help="Keys for external account binding", no_args_is_help=True)
     keys.command("create")(create)
@@ -67,7 +69,35 @@ def accounts(
         return await runtime.services.database.read(read)
 
     rows = [_account(account) for account in with_runtime(home, work)]
-    _print(rows, ["id", "directory", "status", "contact", "created", "address"], as_json)
+    _print(rows, ["id", "directory", "status", "contact", "names", "created", "address"], as_json)
+
+
+def restrict(
+    account: Annotated[str, typer.Argument(metavar="ID", help="As 'acme accounts' shows it")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Names it may have; '!PATTERN': may not; none: any"),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JSONOption = False,
+) -> None:
+    """Bind an account to names, for its orders from now on; without --name, unbind it."""
+
+    async def work(runtime: Runtime) -> Account:
+        known = await runtime.services.database.read(
+            lambda reader: account_store.directory_of(reader, account)
+        )
+        if known is None:
+            raise PKIError(ErrorCode.NOT_FOUND, f"there is no account {account!r}")
+        chosen = _directory(runtime, known)
+        service = Accounts(chosen, ExternalAccounts(chosen))
+        return await service.restrict(account, tuple(name or ()), actor=str(operator()))
+
+    changed = with_runtime(home, work)
+    if as_json:
+        print_json(_account(changed))
+    else:
+        say(f"Account {account} may have: {', '.join(changed.names) or 'any name'}")
 
 
 def orders(
@@ -98,7 +128,10 @@ def create(
     profile: Annotated[str | None, typer.Option(help="The only profile its accounts get")] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Names its accounts may have, '*.example.com'"),
+        typer.Option(
+            metavar="PATTERN",
+            help="Names its accounts may have, '*.example.com'; '!PATTERN': may not",
+        ),
     ] = None,
     trusted: Annotated[
         bool, typer.Option("--trusted", help="Its accounts prove no control over those names")
@@ -206,6 +239,7 @@ def _account(account: Account) -> dict[str, Any]:
         "status": account.status,
         "contact": list(account.contact),
         "external_account": account.external_account,
+        "names": list(account.names),
         "thumbprint": account.thumbprint,
         "address": account.address,
         "created": _time(account.created),

@@ -35,7 +35,8 @@ class ExternalAccount:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account; `jwk` is the canonical JSON of its public key."""
+    """An account; `jwk` is the canonical JSON of its public key, `names` the patterns an operator
+    bound it to, empty: none."""
 
     id: str
     directory: str
@@ -46,6 +47,7 @@ class Account:
     terms_agreed: bool
     external_account: str | None
     external_binding: dict[str, Any] | None
+    names: tuple[str, ...]
     address: str
     created: int
 
@@ -117,7 +119,7 @@ EXTERNAL_ACCOUNT = (
 )
 ACCOUNT = (
     "id, directory, status, jwk, thumbprint, contact, terms_agreed, external_account, "
-    "external_binding, address, created"
+    "external_binding, names, address, created"
 )
 ORDER = (
     "id, account, status, identifiers, profile, profile_sent, not_before, not_after, expires, "
@@ -142,7 +144,7 @@ def external_account(row: Row) -> ExternalAccount:
 def account(row: Row) -> Account:
     return Account(
         row[0], row[1], AccountStatus(row[2]), row[3], row[4], tuple(json.loads(row[5])),
-        bool(row[6]), row[7], _json(row[8]), row[9], row[10],
+        bool(row[6]), row[7], _json(row[8]), tuple(json.loads(row[9])), row[10], row[11],
     )  # fmt: skip
 
 

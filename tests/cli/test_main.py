@@ -41,7 +41,7 @@ def words_for(path: tuple[str, ...], text: str) -> list[str]:
 
 SOUND = {
     "which": "1f", "name": "issuing", "subject": "CN=X", "out": "file2", "reason": "superseded",
-    "role": "admin", "token_id": "x", "key_id": "x", "files": "file", "key": "file",
+    "role": "admin", "token_id": "x", "key_id": "x", "account": "x", "files": "file", "key": "file",
     "certificates": "file", "parent": "root",
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pkiserver.errors import ErrorCode, PKIError
 from tests.test_acme.client import ACMEClient, Signer, new_key
 from tests.test_acme.conftest import OpenWorld
 from tests.test_acme.world import BASE, World, problem
@@ -231,3 +232,43 @@ async def test_accounts_per_address_are_limited(open_world: OpenWorld) -> None:
     problem(refused, 429, "rateLimited")
     assert 0 < int(refused.headers["retry-after"]) <= 3600
     assert (await first.new_account()).status_code == 200
+
+
+async def test_an_operator_binds_an_account_to_names(world: World) -> None:
+    """Allow and deny by account; orders from now on, and audited."""
+    client = await world.account()
+    accounts = world.endpoints["default"].accounts
+    account_id = str(client.signer.kid).rsplit("/", 1)[1]
+    names = ("*.example.org", "!*.secret.example.org", "10.0.0.0/8")
+    assert (await accounts.restrict(account_id, names, actor="cli:ops")).names == names
+    for allowed in ("www.example.org", {"type": "ip", "value": "10.1.2.3"}):
+        assert (await client.new_order([allowed])).status_code == 201
+    for refused in (
+        "www.example.com",
+        "x.secret.example.org",
+        {"type": "ip", "value": "192.0.2.1"},
+    ):
+        body = problem(await client.new_order([refused]), 403, "rejectedIdentifier")
+        assert "the account is not good for this name" in body["detail"]
+    await accounts.restrict(account_id, (), actor="cli:ops")
+    assert (await client.new_order(["www.example.com"])).status_code == 201
+    assert len(await world.audit("acme.account.restrict")) == 2
+
+
+async def test_an_account_bound_by_denials_alone_may_have_the_rest(world: World) -> None:
+    client = await world.account()
+    accounts = world.endpoints["default"].accounts
+    await accounts.restrict(
+        str(client.signer.kid).rsplit("/", 1)[1], ("!ceo.example.org",), actor="cli"
+    )
+    problem(await client.new_order(["ceo.example.org"]), 403, "rejectedIdentifier")
+    assert (await client.new_order(["www.example.org"])).status_code == 201
+
+
+async def test_what_is_no_pattern_or_no_account_is_refused(world: World) -> None:
+    accounts = world.endpoints["default"].accounts
+    with pytest.raises(PKIError, match="there is no valid account"):
+        await accounts.restrict("nobody", ("*.example.org",), actor="cli:ops")
+    with pytest.raises(PKIError) as caught:
+        await accounts.restrict("nobody", ("exa mple",), actor="cli:ops")
+    assert caught.value.code is ErrorCode.CONFIGURATION

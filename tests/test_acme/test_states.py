@@ -34,7 +34,18 @@ STORED = [status for status in AuthorizationStatus if status is not Authorizatio
 """Expiry is not stored; it is a matter of the time."""
 
 ACCOUNT = Account(
-    "account", "default", AccountStatus.VALID, "{}", "thumbprint", (), True, "key", None, "", NOW_S
+    "account",
+    "default",
+    AccountStatus.VALID,
+    "{}",
+    "thumbprint",
+    (),
+    True,
+    "key",
+    None,
+    (),
+    "",
+    NOW_S,
 )
 ORDER = Order(
     "order", "account", OrderStatus.PENDING, (NamedIdentifier("dns", "a.example", "a.example",

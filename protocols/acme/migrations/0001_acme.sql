@@ -23,6 +23,7 @@ CREATE TABLE acme_accounts (
     terms_agreed INTEGER NOT NULL,
     external_account TEXT REFERENCES acme_external_accounts (id),
     external_binding TEXT,
+    names TEXT NOT NULL,
     address TEXT NOT NULL,
     created INTEGER NOT NULL,
     UNIQUE (directory, thumbprint)

@@ -1,8 +1,10 @@
 """Accounts: RFC 8555 sections 7.3 to 7.3.6."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.pkix.names import NameType
 from pkiserver.storage import IntegrityError, Reader, Transaction
 from protocols.acme import eab, messages
 from protocols.acme.problems import Problem, ProblemType
@@ -10,6 +12,7 @@ from protocols.acme.records import Account
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts
 from protocols.acme.service.limits import refuse_crowd
+from protocols.acme.service.patterns import own_rules
 from protocols.acme.states import AccountStatus
 from protocols.acme.store import accounts as store
 from protocols.acme.store import upkeep
@@ -79,6 +82,7 @@ class Accounts:
             terms_agreed=message.terms_of_service_agreed,
             external_account=None if binding is None else binding.key_id,
             external_binding=message.external_account_binding,
+            names=(),
             address=address,
             created=self._directory.now(),
         )
@@ -142,6 +146,28 @@ class Accounts:
 
         if message.contact is not None or message.deactivate or message.terms_of_service_agreed:
             await self._services.database.write(work)
+        return await self._reload(account)
+
+    async def restrict(self, account_id: str, names: Sequence[str], *, actor: str) -> Account:
+        """Bind an account to name patterns, for its orders from now on; none: unbind it. Raises
+        `PKIError` NOT_FOUND, or CONFIGURATION for what is no pattern."""
+        for kind in (NameType.DNS, NameType.IP):
+            own_rules(kind, tuple(names))
+        account = await self._services.database.lookup(
+            lambda reader: store.account(reader, self._directory.name, account_id)
+        )
+
+        def work(tx: Transaction) -> bool:
+            done = account is not None and store.restrict_account(tx, account_id, names)
+            if account is not None and done:
+                self._services.audit.append(
+                    tx, actor=actor, action="acme.account.restrict", object=account_id,
+                    detail={"names": list(names)},
+                )  # fmt: skip
+            return done
+
+        if account is None or not await self._services.database.write(work):
+            raise PKIError(ErrorCode.NOT_FOUND, f"there is no valid account {account_id!r}")
         return await self._reload(account)
 
     async def change_key(self, account: Account, thumbprint: str, jwk_json: str) -> Account:

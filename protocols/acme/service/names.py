@@ -57,7 +57,7 @@ class NamePolicy:
         trusted = self._directory.settings.authorization == "trusted" or bool(
             bound and bound.trusted
         )
-        own = bound.names if bound is not None else ()
+        own = (account.names, bound.names if bound is not None else ())
         problems = [
             problem
             for identifier in identifiers
@@ -75,7 +75,7 @@ class NamePolicy:
     def _refusal(
         self,
         identifier: NamedIdentifier,
-        own: tuple[str, ...],
+        own: tuple[tuple[str, ...], tuple[str, ...]],
         provable: bool,
         profile: Profile | None,
     ) -> Problem | None:
@@ -83,8 +83,9 @@ class NamePolicy:
         why = self._rules[name.type].refusal(name.value)
         if why is not None:
             return _refused(identifier, f"this directory does not serve this name: {why}")
-        if own and own_rules(name.type, own).refusal(name.value) is not None:
-            return _refused(identifier, "the external account key is not good for this name")
+        for whose, patterns in zip(("account", "external account key"), own, strict=True):
+            if patterns and own_rules(name.type, patterns).refusal(name.value) is not None:
+                return _refused(identifier, f"the {whose} is not good for this name")
         if not provable:
             return _refused(identifier, "no challenge offered here can prove this name")
         error = None if profile is None else name_refusal(profile, name)

@@ -21,11 +21,17 @@ def rules_of(kind: NameType, rules: NameRules, place: str) -> CompiledRules:
 
 @functools.lru_cache(maxsize=1024)
 def own_rules(kind: NameType, patterns: tuple[str, ...]) -> CompiledRules:
-    """The rules of an external account key, whose patterns are of both types: what looks like an
-    address or a network is for IP, everything else for DNS."""
+    """The rules of an account or an external account key, whose patterns are of both types: what
+    looks like an address or a network is for IP, everything else for DNS. `!` in front denies;
+    where that is all there is, the rest is allowed."""
     is_ip = kind is NameType.IP
-    mine = tuple(p for p in patterns if p == "*" or _looks_like_ip(p) == is_ip)
-    return rules_of(kind, NameRules(allow=mine), "names")
+    deny = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    allow = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    rules = NameRules(
+        allow=tuple(p for p in allow if p == "*" or _looks_like_ip(p) == is_ip),
+        deny=tuple(p for p in deny if p == "*" or _looks_like_ip(p) == is_ip),
+    )
+    return rules_of(kind, rules, "names")
 
 
 def _looks_like_ip(pattern: str) -> bool:

@@ -20,6 +20,11 @@ def account(reader: Reader, directory: str, account_id: str) -> Account | None:
     )
 
 
+def directory_of(reader: Reader, account_id: str) -> str | None:
+    row = reader.one("SELECT directory FROM acme_accounts WHERE id = ?", (account_id,))
+    return None if row is None else str(row[0])
+
+
 def account_by_key(reader: Reader, directory: str, thumbprint: str) -> Account | None:
     return records.maybe(
         records.account,
@@ -34,10 +39,11 @@ def insert_account(tx: Transaction, new: Account) -> None:
     """Raises `IntegrityError` if the key has an account in this directory already."""
     binding = None if new.external_binding is None else json.dumps(new.external_binding)
     tx.execute(
-        f"INSERT INTO acme_accounts ({records.ACCOUNT}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO acme_accounts ({records.ACCOUNT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             new.id, new.directory, new.status, new.jwk, new.thumbprint, json.dumps(new.contact),
-            int(new.terms_agreed), new.external_account, binding, new.address, new.created,
+            int(new.terms_agreed), new.external_account, binding, json.dumps(new.names),
+            new.address, new.created,
         ),
     )  # fmt: skip
 
@@ -47,6 +53,15 @@ def update_contact(tx: Transaction, account_id: str, contact: Sequence[str]) -> 
         tx.execute(
             "UPDATE acme_accounts SET contact = ? WHERE id = ? AND status = 'valid'",
             (json.dumps(list(contact)), account_id),
+        )
+    )
+
+
+def restrict_account(tx: Transaction, account_id: str, names: Sequence[str]) -> bool:
+    return won(
+        tx.execute(
+            "UPDATE acme_accounts SET names = ? WHERE id = ? AND status = 'valid'",
+            (json.dumps(list(names)), account_id),
         )
     )
 
