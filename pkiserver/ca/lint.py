@@ -37,9 +37,11 @@ def fast(lint_certificate: bytes, issuer: Issuer) -> list[str]:
     """What is wrong with an end-entity certificate; empty if nothing is."""
     try:
         fields = der.sequence_of(cert.split(lint_certificate)[0])
+        problems = list(_envelope(fields, lint_certificate, issuer))
+        if problems:  # such as a negative serial number, of which the library only warns
+            return problems
         certificate = x509.load_der_x509_certificate(lint_certificate)
         return [
-            *_envelope(fields, lint_certificate, issuer),
             *_times(certificate, fields, issuer),
             *_strings(fields[5]),
             *_key_usage(certificate),
