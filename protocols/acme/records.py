@@ -1,5 +1,6 @@
 """Rows of the ACME tables as frozen values. Times are seconds since 1970 UTC."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,7 +142,9 @@ def external_account(row: Row) -> ExternalAccount:
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
 def account(row: Row) -> Account:
+    """Kept as long as the row stays as it is: every request of an account reads it."""
     return Account(
         row[0], row[1], AccountStatus(row[2]), row[3], row[4], tuple(json.loads(row[5])),
         bool(row[6]), row[7], _json(row[8]), tuple(json.loads(row[9])), row[10], row[11],
