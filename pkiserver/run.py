@@ -44,11 +44,16 @@ def serve(
         ):
             yield listeners(runtime, https, http)
 
+    def ready() -> None:
+        log.info("serving", https=server.https, http=server.http, workers=server.workers)
+        if on_ready is not None:
+            on_ready()
+
     return run(
         make_listeners,
         workers=server.workers,
         grace=server.shutdown_timeout.total_seconds(),
-        on_ready=on_ready,
+        on_ready=ready,
     )
 
 

@@ -119,6 +119,7 @@ def served(home: Path, ports: Ports) -> Iterator[Served]:
         )
     try:
         running = Served(process, home, ports)
+        wait_until(lambda: b'"serving"' in log.read_bytes(), "every worker")
         wait_until(running.ready, "ready")
         yield running
     finally:

@@ -354,7 +354,8 @@ def _work(make_listeners: MakeListeners, index: int, grace: float, pipe: int, li
 
 
 def _report(pipe: int, data: bytes) -> None:
-    os.write(pipe, data)
+    with suppress(BrokenPipeError):  # the parent is gone, and the lifeline says so too
+        os.write(pipe, data)
 
 
 def _start_failure(worker: _Worker, code: int) -> PKIError:

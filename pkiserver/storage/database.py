@@ -1,8 +1,8 @@
 """The port to the database: what callers may rely on, whichever engine is behind it.
 
-- A unit of work is a synchronous function of a transaction. Nothing is awaited inside one, and it
-  runs in one thread hop. It may run more than once (after a serialization failure), so it has no
-  effect but through its argument.
+- A unit of work is a synchronous function of a transaction, and short: an engine may run it on the
+  event loop. Nothing is awaited inside one. It may run more than once (after a serialization
+  failure), so it has no effect but through its argument.
 - `write` returns after the commit is durable (fsync). It raises what the function raised, after
   rolling back everything the function did. A caller that is cancelled while waiting cannot tell
   whether the commit happened.

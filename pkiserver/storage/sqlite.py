@@ -1,5 +1,8 @@
 """SQLite behind the `Database` port: a writer thread, a few reader threads, WAL, synchronous=FULL.
 
+The writer thread begins and commits; the units of work in between run in the caller's event loop.
+They are short by rule: a long one would hold up every request.
+
 Writers that arrive while a commit is being synced to disk are carried out together and share the
 next sync (group commit); each runs in a savepoint, so that one that fails takes back only its own.
 A lock file serialises the writers of several processes: waiting for it is woken at once, whereas
@@ -88,6 +91,9 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         else:
             raw.execute("PRAGMA journal_mode = WAL")
             raw.execute("PRAGMA synchronous = FULL")
+            # Savepoints would make a temporary file each; a longer log writes hot pages once.
+            raw.execute("PRAGMA temp_store = MEMORY")
+            raw.execute("PRAGMA wal_autocheckpoint = 8000")
     except sqlite3.Error as error:
         raise _unavailable(error) from error
     return raw
@@ -153,6 +159,53 @@ class _Job:
             self.future.set_exception(RuntimeError("StopIteration left a unit of work"))
         else:
             self.future.set_exception(self.error)
+
+
+class _Visit:
+    """Jobs carried out in their event loop's thread, between the writer thread's BEGIN and COMMIT.
+
+    The sqlite3 module gives up the interpreter's lock at each statement. In a thread beside a busy
+    loop every statement would wait for it again, some fifty switches per transaction; here they
+    are two, and only what may wait (the lock of other processes, the disk) is the thread's."""
+
+    def __init__(self, connection: _Connection, jobs: list[_Job]) -> None:
+        self._connection = connection
+        self._jobs = jobs
+        self._unclaimed = [True]
+        self._done = threading.Event()
+        self._error: Exception | None = None
+
+    def make(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises what broke the transaction; RuntimeError or TimeoutError for a loop that is closed
+        or does not run any more."""
+        loop.call_soon_threadsafe(self._carry_out)
+        if not self._done.wait(_PATIENCE) and self._claim():
+            raise TimeoutError("the event loop does not run")
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _claim(self) -> bool:
+        try:
+            return self._unclaimed.pop()
+        except IndexError:
+            return False
+
+    def _carry_out(self) -> None:
+        if not self._claim():
+            return
+        raw = self._connection.raw
+        try:
+            for job in self._jobs:
+                raw.execute("SAVEPOINT job")
+                job.run(self._connection)
+                if job.error is not None:
+                    raw.execute("ROLLBACK TO job")
+                raw.execute("RELEASE job")
+        except Exception as error:
+            self._error = error
+        finally:
+            self._done.set()
 
 
 class SQLiteDatabase:
@@ -235,12 +288,9 @@ class SQLiteDatabase:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             raw.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                raw.execute("SAVEPOINT job")
-                job.run(self._writer)
-                if job.error is not None:
-                    raw.execute("ROLLBACK TO job")
-                raw.execute("RELEASE job")
+            for loop in {job.loop for job in jobs}:
+                visit = _Visit(self._writer, [job for job in jobs if job.loop is loop])
+                visit.make(loop)
             raw.execute("COMMIT")
         except Exception as error:
             for job in jobs:

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,21 +107,45 @@ async def test_a_write_that_began_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = await opened(tmp_path)
-    began, go_on = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def slow(tx: Transaction) -> int:
-        loop.call_soon_threadsafe(began.set)
-        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
+        threading.Event().wait(0.1)
         return add(tx)
 
-    monkeypatch.setattr(sqlite, "_PATIENCE", 0.2)
-    task = asyncio.create_task(database.write(slow))
-    await began.wait()
-    await asyncio.wait({task}, timeout=0.4)
-    go_on.set()
-    assert await task == 1
+    monkeypatch.setattr(sqlite, "_PATIENCE", 0.05)
+    assert await database.write(slow) == 1
     await database.close()
+
+
+async def test_units_of_work_run_in_the_loop_s_thread(tmp_path: Path) -> None:
+    database = await opened(tmp_path)
+    assert await database.write(lambda tx: threading.get_ident()) == threading.get_ident()
+    await database.close()
+
+
+def test_a_loop_that_does_not_run_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs are never carried out, not even when it runs again."""
+    (tmp_path / "pki.db").touch()
+    raw = sqlite.connect(tmp_path / "pki.db", read_only=False)
+    loop = asyncio.new_event_loop()
+    ran: list[int] = []
+
+    async def make_job() -> sqlite._Job:
+        return sqlite._Job(lambda tx: ran.append(1))
+
+    job = loop.run_until_complete(make_job())
+    monkeypatch.setattr(sqlite, "_PATIENCE", 0.02)
+    visit = sqlite._Visit(sqlite._Connection(raw), [job])
+    with pytest.raises(TimeoutError, match="does not run"):
+        visit.make(loop)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert ran == []
+    with pytest.raises(RuntimeError):
+        visit.make(loop)
+    raw.close()
 
 
 async def test_a_write_of_a_foreign_program_is_waited_for(tmp_path: Path) -> None:

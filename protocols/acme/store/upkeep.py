@@ -17,7 +17,7 @@ def crowded_since(
     return None if row is None else int(row[0])
 
 
-BATCH = 500
+BATCH = 100
 """Rows deleted in one transaction."""
 
 ACCOUNTS_OF_ADDRESS = "SELECT created FROM acme_accounts WHERE address = ?"
