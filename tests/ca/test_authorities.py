@@ -307,7 +307,7 @@ async def interrupted(world: World, name: str) -> None:
 async def test_invariant_1_a_crash_before_the_signature_is_settled_and_the_name_is_free_again(
     world: World,
 ) -> None:
-    await world.authorities.create_root("root", wish("Root", 100), "p521", actor=ACTOR)
+    await world.authorities.create_root("root", wish("Root", 100), "rsa-4096", actor=ACTOR)
     await interrupted(world, "issuing")
     await world.authorities.refresh_if_changed()
     assert world.authorities.get("issuing").status is AuthorityStatus.PENDING
