@@ -192,3 +192,10 @@ async def test_no_mac_key_in_the_database(world: World) -> None:
     dump = str(await world.contents()) + str(await world.rows("SELECT detail FROM audit"))
     assert new.mac_key not in dump
     assert new.mac_key not in repr(new)
+
+
+async def test_nothing_handed_out_looks_like_an_option(world: World) -> None:
+    """`certbot --eab-kid KID --eab-hmac-key KEY`: a value that begins with a hyphen is refused."""
+    made = [await world.external_account() for _ in range(150)]
+    assert not [new for new in made if new.record.id.startswith("-")]
+    assert not [new for new in made if new.mac_key.startswith("-")]

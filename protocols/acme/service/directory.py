@@ -12,8 +12,12 @@ from protocols.acme.settings import ACMESettings
 
 
 def random_id() -> str:
-    """128 random bits: URLs of orders and the like cannot be guessed."""
-    return base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+    """About 128 random bits: URLs of orders and the like cannot be guessed. Never with a hyphen in
+    front, which a command line would take for an option."""
+    while True:
+        text = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+        if not text.startswith("-"):
+            return text
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class ExternalAccounts:
             raise configuration_error(f"there is no profile {profile!r}")
         now = self._directory.now()
         record = ExternalAccount(
-            id=self._directory.new_id(),
+            id=self._new_key_id(),
             directory=self._directory.name,
             uses_left=uses,
             expires=None if lifetime is None else now + lifetime,
@@ -92,8 +92,18 @@ class ExternalAccounts:
             self._audit(tx, actor, "acme.eab.create", record)
 
         await self._services.database.write(work)
-        secret = base64.urlsafe_b64encode(self._mac_key(record.id)).rstrip(b"=").decode()
-        return NewExternalAccount(record, secret)
+        return NewExternalAccount(record, self._shown(record.id))
+
+    def _shown(self, key_id: str) -> str:
+        """The MAC key as clients take it."""
+        return base64.urlsafe_b64encode(self._mac_key(key_id)).rstrip(b"=").decode()
+
+    def _new_key_id(self) -> str:
+        """One whose MAC key has no hyphen in front: certbot's command line would refuse it."""
+        while True:
+            key_id = self._directory.new_id()
+            if not self._shown(key_id).startswith("-"):
+                return key_id
 
     async def revoke(self, key_id: str, *, actor: str) -> list[str] | None:
         """Revoke a key and freeze its accounts; their ids, or None if there is no such live key."""
