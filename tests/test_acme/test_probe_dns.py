@@ -43,7 +43,7 @@ R = TypeVar("R")
 async def resolving(zone: Zone) -> AsyncIterator[NetworkProber]:
     async with name_server(zone) as port:
         yield NetworkProber(
-            ProbeSettings(LOOPBACK, resolvers=(f"127.0.0.1:{port}",), dns_timeout=0.2)
+            ProbeSettings(LOOPBACK, resolvers=(f"127.0.0.1:{port}",), dns_timeout=0.6)
         )
 
 
