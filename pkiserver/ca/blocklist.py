@@ -5,7 +5,6 @@ reason stands.
 """
 
 import datetime as dt
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pkiserver.clock import epoch, from_epoch
@@ -29,11 +28,6 @@ _INSERT = """INSERT INTO blocked_keys (spki_sha256, why, added) VALUES (?, ?, ?)
 def block(tx: Transaction, spki_sha256: bytes, why: str, now: dt.datetime) -> bool:
     """Put a key on the list; False if it was there."""
     return tx.execute(_INSERT, (spki_sha256, why, epoch(now))) == 1
-
-
-def block_all(tx: Transaction, keys: Iterable[bytes], why: str, now: dt.datetime) -> None:
-    """Put many keys on the list, as from a published list of weak keys."""
-    tx.execute_many(_INSERT, ((key, why, epoch(now)) for key in keys))
 
 
 def find(reader: Reader, spki_sha256: bytes) -> BlockedKey | None:

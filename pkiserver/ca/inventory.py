@@ -42,21 +42,6 @@ def with_serial(reader: Reader, serial: int) -> list[CertificateRecord]:
     return [ledger.record(row) for row in rows]
 
 
-def find_certificate(
-    reader: Reader, *, id: str | None = None, issuer: str | None = None, serial: int | None = None
-) -> CertificateRecord | None:
-    """By whatever is known: the id, the issuer and the serial number, or the serial number alone,
-    if no two issuers have used it. None if there is none."""
-    if id is not None:
-        return by_id(reader, id)
-    if serial is None:
-        raise ValueError("give an id or a serial number")
-    if issuer is not None:
-        return by_serial(reader, issuer, serial)
-    records = with_serial(reader, serial)
-    return records[0] if len(records) == 1 else None
-
-
 def _is_serial(serial: int) -> bool:
     return serial > 0 and serial.bit_length() < 160
 

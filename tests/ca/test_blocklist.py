@@ -33,7 +33,7 @@ async def test_a_blocked_key_is_refused_with_its_reason(database: Database) -> N
 async def test_the_first_reason_stands(database: Database) -> None:
     await database.write(lambda tx: blocklist.block(tx, KEY, "first", NOW))
     assert not await database.write(lambda tx: blocklist.block(tx, KEY, "second", NOW))
-    await database.write(lambda tx: blocklist.block_all(tx, [KEY, bytes(32)], "third", NOW))
+    await database.write(lambda tx: blocklist.block(tx, bytes(32), "third", NOW))
     assert await database.read(blocklist.page) == [
         blocklist.BlockedKey(bytes(32), "third", NOW),
         blocklist.BlockedKey(KEY, "first", NOW),
