@@ -1,0 +1,1 @@
+"""RFC 8894 SCEP, with what devices need beyond it."""
