@@ -30,6 +30,11 @@ REMEDIES: Mapping[ErrorCode, str] = {
     ErrorCode.BAD_CSR: "make the request anew, with exactly the authorised names and no wishes "
     "the profile does not have",
     ErrorCode.BAD_PUBLIC_KEY: "make a new key, of a kind the profile accepts",
+    ErrorCode.BAD_SIGNATURE: (
+        "let the client sign with the key of its own certificate and encrypt for ours; an old "
+        "certificate of this server on the device is a common cause"
+    ),
+    ErrorCode.BAD_ALGORITHM: "let the client use SHA-256 and AES, or allow legacy in the profile",
     ErrorCode.REFUSED_NAME: "ask for other names, or allow these by the rule's key in "
     "pkiserver.toml",
     ErrorCode.REFUSED_BY_PROFILE: "ask for what the profile allows, or change the rule's key in "

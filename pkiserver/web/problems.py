@@ -22,6 +22,8 @@ STATUS_OF_CODE: Mapping[ErrorCode, int] = {
     ErrorCode.MALFORMED: 400,
     ErrorCode.BAD_CSR: 400,
     ErrorCode.BAD_PUBLIC_KEY: 400,
+    ErrorCode.BAD_SIGNATURE: 400,
+    ErrorCode.BAD_ALGORITHM: 400,
     ErrorCode.REFUSED_NAME: 403,
     ErrorCode.REFUSED_BY_PROFILE: 403,
     ErrorCode.UNAUTHORIZED: 403,

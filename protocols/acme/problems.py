@@ -196,6 +196,8 @@ _TYPE_OF_CODE: Mapping[ErrorCode, tuple[ProblemType, int | None]] = {
     ErrorCode.MALFORMED: (ProblemType.MALFORMED, None),
     ErrorCode.BAD_CSR: (ProblemType.BAD_CSR, None),
     ErrorCode.BAD_PUBLIC_KEY: (ProblemType.BAD_PUBLIC_KEY, None),
+    ErrorCode.BAD_SIGNATURE: (ProblemType.MALFORMED, None),
+    ErrorCode.BAD_ALGORITHM: (ProblemType.BAD_SIGNATURE_ALGORITHM, None),
     ErrorCode.REFUSED_NAME: (ProblemType.REJECTED_IDENTIFIER, None),
     # What a profile refuses at finalize is in the CSR, and trying it again is of no use.
     ErrorCode.REFUSED_BY_PROFILE: (ProblemType.BAD_CSR, None),
