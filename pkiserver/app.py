@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pkiserver import registry
+from pkiserver.ca.approvals import Approvals
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issuance
@@ -100,6 +101,7 @@ class Runtime:
         core = [
             Job("status", dt.timedelta(seconds=30), self.services.status.maintain),
             Job("issuance-recovery", dt.timedelta(minutes=1), self._recover_old),
+            Job("approvals", dt.timedelta(minutes=1), self.services.approvals.maintain),
             Job("server-certificate", dt.timedelta(minutes=1), certificate.ensure),
         ]
         return core + [job for protocol in self.protocols.values() for job in protocol.jobs]
@@ -225,13 +227,15 @@ async def _core(
     revocation.on_change(status.schedule)
     state = Home(settings.home).state
     state.mkdir(mode=0o700, exist_ok=True)
+    issuance = Issuance(database, clock, authorities, audit, settings)
     services = Services(
         settings=settings,
         database=database,
         clock=clock,
         audit=audit,
         authorities=authorities,
-        issuance=Issuance(database, clock, authorities, audit, settings),
+        issuance=issuance,
+        approvals=Approvals(database, clock, audit, issuance, settings.approvals),
         revocation=revocation,
         status=status,
         derive_secret=keys.derive,

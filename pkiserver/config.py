@@ -193,6 +193,9 @@ class ProfileSettings(Section):
     lint: Literal["fast", "full"] = Field(
         "fast", description="full: every certificate passes pkilint before it is signed"
     )
+    requires_approval: bool = Field(
+        False, description="A second person has to approve each certificate first"
+    )
 
 
 class OCSPSettings(Section):
@@ -202,6 +205,21 @@ class OCSPSettings(Section):
     responder_validity: Duration = Field(
         dt.timedelta(days=30), description="Lifetime of a delegated responder's certificate"
     )
+    unissued: Literal["unauthorized", "unknown", "revoked"] = Field(
+        "unauthorized",
+        description="Said of serial numbers that were never issued; revoked: RFC 6960's extended "
+        "definition, revoked since 1970",
+    )
+    max_age: DurationOrZero = Field(
+        dt.timedelta(minutes=5),
+        description="How long HTTP caches may keep an answer: so long can a revocation stay unseen "
+        "behind one",
+    )
+    archive_cutoff: DurationOrZero = Field(
+        dt.timedelta(0),
+        description="Answers about expired certificates say that status is kept for so long after "
+        "expiry; 0s: they do not",
+    )
 
 
 class CRLSettings(Section):
@@ -209,6 +227,19 @@ class CRLSettings(Section):
 
     validity: Duration = Field(dt.timedelta(days=7), description="nextUpdate after thisUpdate")
     refresh: Duration = Field(dt.timedelta(hours=12), description="A new list at least this often")
+
+
+class ApprovalSettings(Section):
+    """Requests under profiles with `requires_approval`."""
+
+    lifetime: Duration = Field(
+        dt.timedelta(days=14),
+        description="A request waits this long for a decision, and an approved one for its use",
+    )
+    pending_per_requester: int = Field(
+        100, ge=1, description="Most undecided requests of one requester"
+    )
+    pending: int = Field(10_000, ge=1, description="Most undecided requests of all")
 
 
 class CoreSettings(BaseSettings):
@@ -230,6 +261,7 @@ class CoreSettings(BaseSettings):
     profiles: dict[str, ProfileSettings] = Field(default_factory=lambda: dict(SHIPPED_PROFILES))
     ocsp: OCSPSettings = OCSPSettings()
     crl: CRLSettings = CRLSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
 
     @field_validator("profiles", mode="before")
     @classmethod

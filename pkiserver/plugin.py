@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from pkiserver.ca.approvals import Approvals
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issuance
@@ -38,6 +39,7 @@ class Services:
     audit: Audit
     authorities: Authorities
     issuance: Issuance
+    approvals: Approvals
     revocation: Revocation
     status: StatusService
     derive_secret: Callable[[str], bytes]

@@ -62,7 +62,8 @@ class ServerCertificate:
                 requester=Requester("server", "https"),
                 csr=self._csr(key),
                 names=self._names(),
-            )
+            ),
+            unattended=True,
         )
         issued = await self._services.issuance.issue(prepared)
         leaf = x509.load_der_x509_certificate(issued.der)

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.ca import blocklist, ledger, lint, template
+from pkiserver.ca import approval_store, blocklist, inventory, ledger, lint, template
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuer import Issuer
@@ -38,7 +39,7 @@ from pkiserver.config import CoreSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import cert, csr
 from pkiserver.pkix.algorithms import cheap_to_sign
-from pkiserver.storage import Database, IntegrityError, Transaction
+from pkiserver.storage import Database, IntegrityError, Reader, Transaction
 
 _TOKEN_LIFETIME = dt.timedelta(minutes=15)
 _MOST_TOKENS = 4096
@@ -83,10 +84,33 @@ class Issuance:
         """The compiled profiles by name."""
         return self._profiles
 
-    async def prepare(self, request: CertificateRequest) -> Prepared:
-        """Everything short of using the CA key. The token is good for 15 minutes."""
+    async def prepare(
+        self, request: CertificateRequest, *, approval: str | None = None, unattended: bool = False
+    ) -> Prepared:
+        """Everything short of using the CA key. The token is good for 15 minutes.
+
+        Under a profile with `requires_approval` the id of an approval is needed, that was given to
+        exactly this requester, CSR, subject and names; `issue` uses it up. `unattended` is for the
+        server's own certificate, which waits for nobody.
+        """
         try:
-            return await self._prepare(request)
+            profile, issuer, decision = await self._decide(request)
+            if approval is not None or (profile.requires_approval and not unattended):
+                await self._check_approval(approval, request, decision)
+            serial = self._new_serial()
+            built = await self._template(profile, issuer, decision, serial)
+            return self._token(profile, request, decision, serial, built, approval)
+        except PKIError as error:
+            await self.record_refusal(request, error)
+            raise
+
+    async def examine(self, request: CertificateRequest) -> Decision:
+        """What would be certified, for a person to look at. Refuses what `prepare` would refuse,
+        the approval aside."""
+        try:
+            profile, issuer, decision = await self._decide(request)
+            await self._template(profile, issuer, decision, self._new_serial())
+            return decision
         except PKIError as error:
             await self.record_refusal(request, error)
             raise
@@ -144,25 +168,40 @@ class Issuance:
 
     # Preparing
 
-    async def _prepare(self, request: CertificateRequest) -> Prepared:
+    async def _decide(self, request: CertificateRequest) -> tuple[Profile, Issuer, Decision]:
         profile = self._profile(request.profile)
         issuer = self._signer.issuer(profile.issuer, _issuer_rule(profile.name))
         decision = decide(
             profile,
             issuer,
             request,
-            csr.parse(request.csr),
+            csr.parse(request.csr, allow_legacy_hash=request.allow_legacy_hash),
             own_keys=self._signer.own_keys(),
             now=self._clock.now(),
         )
-        await self._database.lookup(lambda reader: blocklist.check(reader, decision.spki_sha256))
-        serial = self._new_serial()
+        await self._database.lookup(lambda reader: _check_records(reader, request, decision))
+        return profile, issuer, decision
+
+    async def _check_approval(
+        self, approval: str | None, request: CertificateRequest, decision: Decision
+    ) -> None:
+        now = epoch(self._clock.now())
+        await self._database.lookup(
+            lambda reader: approval_store.check(
+                reader, approval, request, decision.subject.rfc4514_string(), decision.names, now
+            )
+        )
+
+    async def _template(
+        self, profile: Profile, issuer: Issuer, decision: Decision, serial: int
+    ) -> template.Template:
+        """Built and linted."""
         if cheap_to_sign(issuer.public_key):
             built = template.build(profile, issuer, decision, serial)
         else:
             built = await asyncio.to_thread(template.build, profile, issuer, decision, serial)
         await _lint(profile, issuer, built)
-        return self._token(profile, request, decision, serial, built)
+        return built
 
     def _profile(self, name: str) -> Profile:
         profile = self._profiles.get(name)
@@ -188,6 +227,7 @@ class Issuance:
         decision: Decision,
         serial: int,
         built: template.Template,
+        approval: str | None,
     ) -> Prepared:
         prepared = Prepared(
             id=self._new_id(),
@@ -202,6 +242,7 @@ class Issuance:
             not_before=decision.not_before,
             not_after=decision.not_after,
             requester=request.requester,
+            approval=approval,
         )
         until = min(self._clock.now() + _TOKEN_LIFETIME, prepared.not_after)
         self._tokens[prepared.id] = (prepared, until)
@@ -238,8 +279,26 @@ class Issuance:
             object=prepared.id,
             detail=_intent(prepared),
         )
+        if prepared.approval is not None:
+            self._use_approval(tx, prepared, prepared.approval)
         if hook is not None:
             hook(tx)
+
+    def _use_approval(self, tx: Transaction, prepared: Prepared, approval: str) -> None:
+        """Of all who prepared with one approval, one issues."""
+        if not approval_store.use(tx, approval, prepared.id, epoch(self._clock.now())):
+            raise PKIError(
+                ErrorCode.CONFLICT,
+                "the approval was used or has expired meanwhile",
+                rule=approval_store.RULE,
+            )
+        self._audit.append(
+            tx,
+            actor=str(prepared.requester),
+            action="approval.use",
+            object=approval,
+            detail={"certificate": prepared.id},
+        )
 
     def _complete(
         self, tx: Transaction, prepared: Prepared, der: bytes, hook: TxHook | None
@@ -278,6 +337,22 @@ class Issuance:
             object=prepared.id,
             outcome="refused",
             detail=_refusal(error),
+        )
+
+
+def _check_records(reader: Reader, request: CertificateRequest, decision: Decision) -> None:
+    """What only the database knows: keys that are blocked, and the certificate that is renewed."""
+    blocklist.check(reader, decision.spki_sha256)
+    old = request.renewal_of
+    if old is None:
+        return
+    der = old.public_bytes(Encoding.DER)
+    records = [r for r in inventory.with_serial(reader, old.serial_number) if r.der == der]
+    if not records or records[0].revoked_at is not None:
+        raise PKIError(
+            ErrorCode.UNAUTHORIZED,
+            "the certificate to renew is revoked or not one of ours",
+            rule="renewal",
         )
 
 

@@ -84,6 +84,11 @@ class CertificateRequest:
     anything else, or lacks one, is refused. None: the protocol leaves the names to the CSR and the
     profile. `not_before` and `not_after` are wishes within the profile. `subject_cn` is used by
     the profile's subject template; default: the CSR's first common name.
+
+    `renewal_of` is a certificate of ours that the requester has proven to hold: the new one gets
+    exactly its subject and its names, whatever the templates say now, and a CSR with any other is
+    refused; `names` and `subject_cn` are not looked at. The rules of the profile for names hold.
+    `allow_legacy_hash` accepts a CSR signed over SHA-1 or MD5.
     """
 
     profile: str
@@ -93,6 +98,8 @@ class CertificateRequest:
     not_before: dt.datetime | None = None
     not_after: dt.datetime | None = None
     subject_cn: str | None = None
+    renewal_of: x509.Certificate | None = None
+    allow_legacy_hash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,42 @@ class Prepared:
     not_before: dt.datetime
     not_after: dt.datetime
     requester: Requester
+    approval: str | None = None
+    """The id of the approval it uses up."""
+
+
+class ApprovalStatus(enum.StrEnum):
+    """`used`: a certificate was made of it; `expired`: not decided, or not used, in time."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    USED = "used"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A request under a profile that needs a second person, and what was decided. `subject`,
+    `names` and `key_kind` are what the certificate would say. `why` is the reason of a rejection.
+    `certificate` is the inventory's id of the one that was made of it."""
+
+    id: str
+    profile: str
+    requester: str
+    subject: str
+    names: tuple[str, ...]
+    status: ApprovalStatus
+    created: dt.datetime
+    expires: dt.datetime
+    decided_by: str | None
+    why: str | None
+    certificate: str | None
+    reference: str
+    key_kind: str
+    address: str | None
+    decided: dt.datetime | None
+    csr: bytes = field(repr=False)
 
 
 class CertificateStatus(enum.StrEnum):

@@ -2,7 +2,8 @@
 with the rule that refused.
 
 From a CSR come the key, the wish for must-staple and, where the protocol leaves them to it, names
-and common name. Nothing else of it is copied. What it asks for in vain:
+and common name. Nothing else of it is copied. A renewal has subject and names of the certificate
+it renews. What a CSR asks for in vain:
 
 - CA:TRUE, keyCertSign and cRLSign are refused: the requester wants an authority.
 - An extended key usage the profile has not is refused, since the certificate would not do what it
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pkiserver.ca.issuer import Issuer
 from pkiserver.ca.model import CertificateRequest
@@ -146,17 +147,57 @@ def host_in(common_name: str) -> AltName | None:
 def _certified_names(
     profile: Profile, request: CertificateRequest, csr: CertificationRequest
 ) -> set[AltName]:
+    if request.renewal_of is not None:
+        return _renewed_names(profile, request.renewal_of, csr)
     if request.names is None:
-        return {*csr.alt_names, *_hosts_in_common_names(profile, request, csr)}
+        texts = [text for text in csr.common_names if text != request.subject_cn]
+        return {*csr.alt_names, *_hosts_in_common_names(profile, csr.common_names, texts)}
     authorised = set(request.names)
-    _check_common_names(authorised, request, csr)
-    hosts = (host_in(text) for text in csr.common_names if text != request.subject_cn)
-    asked = {*csr.alt_names, *(host for host in hosts if host is not None)}
+    asked = _asked_names(authorised, {request.subject_cn}, csr)
     # Both ways and over every type: a name that is only in the request was authorised by nobody
     # (CVE-2022-34831), one that it lacks would be a surprise to its owner.
     _refuse_difference("names what was not authorised", asked - authorised)
     _refuse_difference("lacks an authorised name", authorised - asked)
     return authorised
+
+
+def _renewed_names(
+    profile: Profile, old: x509.Certificate, csr: CertificationRequest
+) -> set[AltName]:
+    """The names of the certificate that is renewed. Devices that renew may leave out what is in
+    it already; what they add was authorised by nobody."""
+    authorised = set(names_of(old))
+    common_names = common_names_of(old)
+    asked = _asked_names(authorised, set(common_names), csr)
+    _refuse_difference("names what is not in the certificate to renew", asked - authorised)
+    # It may be of another profile, which was not for hosts.
+    hosts = set(_hosts_in_common_names(profile, common_names, common_names))
+    _refuse_difference("renews a common name that is not among the names", hosts - authorised)
+    return authorised
+
+
+def names_of(certificate: x509.Certificate) -> tuple[AltName, ...]:
+    """The alternative names of a certificate of ours."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    return names.from_general_names(extension.value)
+
+
+def common_names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The common names in its subject."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return tuple(str(attribute.value) for attribute in found)
+
+
+def _asked_names(
+    authorised: set[AltName], common_names: Collection[str | None], csr: CertificationRequest
+) -> set[AltName]:
+    """The alternative names and the hosts in common names other than the known `common_names`."""
+    _check_common_names(authorised, common_names, csr)
+    hosts = (host_in(text) for text in csr.common_names if text not in common_names)
+    return {*csr.alt_names, *(host for host in hosts if host is not None)}
 
 
 def _refuse_difference(what: str, difference: Iterable[AltName]) -> None:
@@ -169,11 +210,11 @@ def _refuse_difference(what: str, difference: Iterable[AltName]) -> None:
 
 
 def _check_common_names(
-    authorised: set[AltName], request: CertificateRequest, csr: CertificationRequest
+    authorised: set[AltName], common_names: Collection[str | None], csr: CertificationRequest
 ) -> None:
-    values = {name.value for name in authorised} | {request.subject_cn}
+    values = {name.value for name in authorised}
     for text in csr.common_names:
-        if text not in values and host_in(text) not in authorised:
+        if text not in values and text not in common_names and host_in(text) not in authorised:
             raise PKIError(
                 ErrorCode.BAD_CSR,
                 f"the common name {ascii(text)} is not one of the authorised names",
@@ -183,17 +224,18 @@ def _check_common_names(
 
 
 def _hosts_in_common_names(
-    profile: Profile, request: CertificateRequest, csr: CertificationRequest
+    profile: Profile, common_names: Iterable[str], strict: Collection[str]
 ) -> Iterator[AltName]:
     """Common names that a TLS client could take for the server's are treated as names: they obey
-    the profile's rules and go into the subjectAltName. A single label is nobody's domain."""
+    the profile's rules and go into the subjectAltName. A single label is nobody's domain. What
+    looks like a host's name and is none is refused, if it is one of `strict`."""
     if not profile.names_hosts:
         return
-    for text in csr.common_names:
+    for text in common_names:
         host = host_in(text)
         if host is not None and (host.type is NameType.IP or "." in text):
             yield host
-        elif host is None and text != request.subject_cn and _HOST_LIKE.fullmatch(text):
+        elif host is None and text in strict and _HOST_LIKE.fullmatch(text):
             raise PKIError(
                 ErrorCode.REFUSED_NAME,
                 f"the common name {ascii(text)} looks like a host's and is none",
@@ -254,6 +296,8 @@ def _subject(
     csr: CertificationRequest,
     certified: tuple[AltName, ...],
 ) -> x509.Name:
+    if request.renewal_of is not None:
+        return request.renewal_of.subject
     common_name = request.subject_cn or next(iter(csr.common_names), None)
     try:
         subject = profile.subject.render(fields_for(certified, common_name))

@@ -67,6 +67,7 @@ class Profile:
     crl_url: bool
     ocsp_url: bool
     lint_full: bool
+    requires_approval: bool
 
     @property
     def names_hosts(self) -> bool:
@@ -120,6 +121,7 @@ class _Compiler:
             crl_url=settings.crl_url,
             ocsp_url=settings.ocsp_url,
             lint_full=settings.lint == "full",
+            requires_approval=settings.requires_approval,
         )
 
     def _check_times(self, settings: ProfileSettings) -> None:
