@@ -23,12 +23,15 @@ from pkiserver.pkix.names import AltName
 
 MAX_CSR_SIZE = 64 * 1024
 MAX_NAMES = 1000
-MAX_CHALLENGE_PASSWORD = 255
-"""RFC 2985 appendix A: pkcs-9-ub-challengePassword, in characters."""
+MAX_CHALLENGE_PASSWORD = 16384
+"""Characters. RFC 2985 appendix A says 255 (pkcs-9-ub-challengePassword); Microsoft Intune's are
+longer by far."""
 
 CHALLENGE_PASSWORD_OID = "1.2.840.113549.1.9.7"  # noqa: S105
 EXTENSION_REQUEST_OID = "1.2.840.113549.1.9.14"
 MICROSOFT_EXTENSION_REQUEST_OID = "1.3.6.1.4.1.311.2.1.14"
+ENROLLMENT_NAME_VALUE_PAIR_OID = "1.3.6.1.4.1.311.13.2.1"
+"""[MS-WCCE] section 2.2.2.7.10: Windows sends an attribute of this type for each pair."""
 
 STRONG_HASHES = frozenset(
     {"sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"}
@@ -132,7 +135,7 @@ def _attributes(data: bytes) -> dict[str, der.TLV]:
     found: dict[str, der.TLV] = {}
     for attribute in der.children(info[3].contents):
         oid, values = _attribute(attribute)
-        if oid in found:
+        if oid in found and oid != ENROLLMENT_NAME_VALUE_PAIR_OID:
             raise MalformedMessage(f"the attribute {oid} occurs twice")
         if oid in _SINGLE_VALUED and len(values) > 1:
             raise MalformedMessage(f"the attribute {oid} has more than one value")
@@ -161,9 +164,11 @@ def _challenge_password(value: der.TLV | None) -> str | None:
     if value is None:
         return None
     text = der.decode_text(value)
-    if not 1 <= len(text) <= MAX_CHALLENGE_PASSWORD:
-        raise MalformedMessage("the challenge password has not 1 to 255 characters")
-    return text
+    if len(text) > MAX_CHALLENGE_PASSWORD:
+        raise MalformedMessage(
+            f"the challenge password has more than {MAX_CHALLENGE_PASSWORD} characters"
+        )
+    return text or None  # some devices send an empty one where they have none
 
 
 def _common_names(subject: x509.Name) -> tuple[str, ...]:

@@ -216,9 +216,21 @@ def test_challenge_passwords_of_every_string_type(tag: int, octets: bytes, text:
     assert parse(support.handmade_csr(challenge(tag, octets))).challenge_password == text
 
 
+def test_challenge_passwords_as_long_as_intunes_and_empty_ones() -> None:
+    long = support.handmade_csr(challenge(der.UTF8_STRING, b"a" * 5000))
+    assert parse(long).challenge_password == "a" * 5000
+    assert parse(support.handmade_csr(challenge(der.UTF8_STRING, b""))).challenge_password is None
+
+
+def test_windows_sends_an_attribute_for_each_pair() -> None:
+    """[MS-WCCE] section 2.2.2.7.10: one attribute type, several times."""
+    pair = support.attribute(csr.ENROLLMENT_NAME_VALUE_PAIR_OID, der.encode(der.SEQUENCE))
+    assert parse(support.handmade_csr(pair, pair))
+
+
 @pytest.mark.parametrize(
     ("tag", "octets"),
-    [(der.UTF8_STRING, b"\xff"), (der.UTF8_STRING, b""), (der.IA5_STRING, b"a" * 256), (2, b"1")],
+    [(der.UTF8_STRING, b"\xff"), (der.IA5_STRING, b"a" * 16385), (2, b"1")],
 )
 def test_bad_challenge_passwords(tag: int, octets: bytes) -> None:
     refused(support.handmade_csr(challenge(tag, octets)))
