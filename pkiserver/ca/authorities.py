@@ -66,8 +66,7 @@ class Authorities(AuthorityTree):
         settings: CoreSettings,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        super().__init__(database, keys)
-        self._clock = clock
+        super().__init__(database, keys, clock)
         self._audit = audit
         self._http_base = settings.server.http_base
         self._random = random_bytes

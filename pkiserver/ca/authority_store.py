@@ -4,6 +4,7 @@ A transition is compare-and-set and says whether it won. Each moves the generati
 other processes see that the tree changed.
 """
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +20,35 @@ from pkiserver.storage import Reader, Row, Transaction
 
 CA_PROFILE = "ca"
 """What the inventory shows as the profile of a CA certificate."""
+RESPONDER_PROFILE = "ocsp-responder"
 
 Path = tuple[x509.Certificate, ...]
-_COLUMNS = "name, parent, certificate, chain, key_id, spki_sha256, status, created"
+_COLUMNS = (
+    "name, parent, certificate, chain, key_id, spki_sha256, "
+    "CASE WHEN closed IS NULL THEN status ELSE 'closed' END, created"
+)
 _NEXT_GENERATION = "(SELECT COALESCE(MAX(generation), 0) + 1 FROM authorities)"
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """The authority that follows another one, and from when on it issues (None: not yet known)."""
+
+    successor: str
+    activates: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """One state of the tables. `by_name` has parents before children; `paths` has, for each
     authority with a certificate, that and those above it, the root included; `cross` the chains
-    that start with another certificate for its name and key."""
+    that start with another certificate for its name and key; `successions` are by predecessor."""
 
     generation: int = 0
     by_name: Mapping[str, Authority] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
     cross: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    successions: Mapping[str, Succession] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +70,12 @@ def generation(reader: Reader) -> int:
 
 def read_tree(reader: Reader) -> Tree:
     """Everything."""
-    rows = reader.all(f"SELECT {_COLUMNS} FROM authorities ORDER BY created, name")
+    rows = reader.all(
+        f"SELECT {_COLUMNS} FROM authorities LEFT JOIN closures ON authority = name "
+        "ORDER BY created, name"
+    )
     by_name = _parents_first({row[0]: _authority(row) for row in rows})
-    return Tree(generation(reader), by_name, _paths(by_name), _cross(reader))
+    return Tree(generation(reader), by_name, _paths(by_name), _cross(reader), _successions(reader))
 
 
 def _parents_first(found: Mapping[str, Authority]) -> dict[str, Authority]:
@@ -90,6 +107,14 @@ def _cross(reader: Reader) -> dict[str, tuple[Path, ...]]:
     ):
         chains[name] = (*chains.get(name, ()), split(chain))
     return chains
+
+
+def _successions(reader: Reader) -> dict[str, Succession]:
+    rows = reader.all("SELECT predecessor, successor, activates FROM successions")
+    return {
+        predecessor: Succession(successor, None if activates is None else from_epoch(activates))
+        for predecessor, successor, activates in rows
+    }
 
 
 def _authority(row: Row) -> Authority:
@@ -167,6 +192,89 @@ def retire(tx: Transaction, name: str) -> bool:
     return changed == 1
 
 
+def succeed(
+    tx: Transaction, predecessor: str, successor: str, activates: int | None, now: int
+) -> bool:
+    """Name the next authority of a line; False if there is another one. The row of one whose
+    making was interrupted is written anew."""
+    changed = tx.execute(
+        "INSERT INTO successions (predecessor, successor, created, activates) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (predecessor) DO UPDATE SET successor = excluded.successor, "
+        "created = excluded.created, activates = excluded.activates "
+        "WHERE EXISTS (SELECT 1 FROM authorities WHERE name = successions.successor "
+        "AND status = 'pending' AND csr IS NULL)",
+        (predecessor, successor, now, activates),
+    )
+    return changed == 1
+
+
+def take_over(tx: Transaction, predecessor: str, successor: str, now: int) -> bool:
+    """Have an active successor issue from now on; False if it does already."""
+    changed = tx.execute(
+        "UPDATE successions SET activates = ? WHERE predecessor = ? AND successor = ? "
+        "AND (activates IS NULL OR activates > ?) "
+        "AND EXISTS (SELECT 1 FROM authorities WHERE name = ? AND status = 'active')",
+        (now, predecessor, successor, now, successor),
+    )
+    touch(tx, successor)
+    return changed == 1
+
+
+def call_off(tx: Transaction, successor: str, now: int) -> bool:
+    """Take out of the line an authority that has not taken over; False if it has, or is first."""
+    changed = tx.execute(
+        "DELETE FROM successions WHERE successor = ? AND (activates IS NULL OR activates > ?)",
+        (successor, now),
+    )
+    return changed == 1
+
+
+def close(tx: Transaction, name: str, now: int) -> bool:
+    """Retired to closed, for good."""
+    changed = tx.execute(
+        "INSERT INTO closures (authority, closed) SELECT name, ? FROM authorities "
+        "WHERE name = ? AND status = 'retired' ON CONFLICT (authority) DO NOTHING",
+        (now, name),
+    )
+    touch(tx, name)
+    return changed == 1
+
+
+def touch(tx: Transaction, name: str) -> None:
+    """Have every process read the tree again."""
+    tx.execute(f"UPDATE authorities SET generation = {_NEXT_GENERATION} WHERE name = ?", (name,))
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """Certificates that relying parties may still ask about: how many, and when the last of them
+    expires. Neither those revoked for good count, which the last list shows, nor responders, nor
+    certificates of the line's own keys (self-signed ones and links)."""
+
+    count: int = 0
+    last: dt.datetime | None = None
+
+
+def outstanding(reader: Reader, name: str, line: Sequence[bytes], now: int) -> Outstanding:
+    """What `name` issued and has not expired; `line` are the SHA-256 of its line's keys."""
+    row = reader.one(
+        "SELECT COUNT(*), MAX(not_after) FROM certificates WHERE issuer = ? AND not_after >= ? "
+        "AND status IN ('issued', 'signing') AND profile <> ? "
+        "AND (revoked_at IS NULL OR reason = 'certificateHold') "
+        f"AND spki_sha256 NOT IN ({', '.join('?' * len(line))})",
+        (name, now, RESPONDER_PROFILE, *line),
+    )
+    if row is None or not row[0]:
+        return Outstanding()
+    return Outstanding(row[0], from_epoch(row[1]))
+
+
+def status_generation(reader: Reader, name: str) -> int:
+    """Of the newest change to what relying parties are told."""
+    row = reader.one("SELECT generation FROM status_generations WHERE issuer = ?", (name,))
+    return 0 if row is None else int(row[0])
+
+
 def add_cross_chain(tx: Transaction, name: str, path: Sequence[x509.Certificate], now: int) -> bool:
     """Keep another chain of an authority; False if it is there already."""
     chain = join(path)
@@ -175,7 +283,7 @@ def add_cross_chain(tx: Transaction, name: str, path: Sequence[x509.Certificate]
         "ON CONFLICT (authority, sha256) DO NOTHING",
         (name, hashlib.sha256(chain).digest(), chain, now),
     )
-    tx.execute(f"UPDATE authorities SET generation = {_NEXT_GENERATION} WHERE name = ?", (name,))
+    touch(tx, name)
     return added == 1
 
 

@@ -1,11 +1,19 @@
-"""The tree of authorities as one process knows it: look-ups in a snapshot, without a database."""
+"""The tree of authorities as one process knows it: look-ups in a snapshot, without a database.
+
+Each generation of a CA's key is an authority with a name, lists and responders of its own. The
+generations of one CA are a line; whoever names any of them as an issuer means the one that issues
+now, which `current` finds. Everything else takes a name literally.
+"""
+
+from collections.abc import Iterator
 
 from cryptography import x509
 
 from pkiserver.ca import authority_store as store
 from pkiserver.ca import ca_certificate
 from pkiserver.ca.authority_store import Path, Tree
-from pkiserver.ca.model import Authority
+from pkiserver.ca.model import Authority, AuthorityStatus, Turn
+from pkiserver.clock import Clock
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import KeyProvider, PrivateKey
 from pkiserver.pkix import cert
@@ -16,16 +24,25 @@ class AuthorityTree:
     """The certification authorities of this server, as this process knows them. Each process calls
     `load` before anything else; `refresh_if_changed` shows it what another process did."""
 
-    def __init__(self, database: Database, keys: KeyProvider) -> None:
+    def __init__(self, database: Database, keys: KeyProvider, clock: Clock) -> None:
         self._database = database
         self._keys = keys
+        self._clock = clock
         self._tree = Tree()
 
     async def load(self) -> None:
-        """Read the tree."""
+        """Read the tree. The keys of authorities closed meanwhile are forgotten; one that a crash
+        left is destroyed now."""
         tree = await self._database.read(store.read_tree)
-        if tree.generation >= self._tree.generation:
-            self._tree = tree
+        if tree.generation < self._tree.generation:
+            return
+        known, self._tree = self._tree, tree
+        for name, authority in tree.by_name.items():
+            before = known.by_name.get(name)
+            if authority.status is AuthorityStatus.CLOSED and (
+                before is None or before.status is not AuthorityStatus.CLOSED
+            ):
+                await self._keys.delete(authority.key_id)
 
     async def refresh_if_changed(self) -> None:
         """Read the tree again if another process changed it: one look-up if none did."""
@@ -76,8 +93,102 @@ class AuthorityTree:
         return tuple(found)
 
     def roots(self) -> Path:
-        """The trust anchors: self-signed certificates at the top of the paths, once each."""
-        return tuple(dict.fromkeys(path[-1] for path in self._tree.paths.values()))
+        """The trust anchors: self-signed certificates at the top of the paths, once each. The root
+        that takes over next is among them, one that is closed is not."""
+        return tuple(
+            dict.fromkeys(
+                path[-1]
+                for name, path in self._tree.paths.items()
+                if self.get(name).status is not AuthorityStatus.CLOSED
+            )
+        )
+
+    def current(self, name: str) -> str:
+        """The authority of `name`'s line that issues now, whichever generation `name` is. Raises
+        `PKIError` NOT_FOUND."""
+        found = self.get(name).name
+        while (coming := self.successor(found)) is not None and self._has_taken_over(found):
+            found = coming.name
+        return found
+
+    def successor(self, name: str) -> Authority | None:
+        """The authority after this one in its line, whether or not it has taken over."""
+        succession = self._tree.successions.get(name)
+        return None if succession is None else self._tree.by_name.get(succession.successor)
+
+    def line(self, name: str) -> tuple[Authority, ...]:
+        """Every generation, the oldest first. Raises `PKIError` NOT_FOUND."""
+        before = {each.successor: name for name, each in self._tree.successions.items()}
+        first = self.get(name).name
+        while first in before:
+            first = before[first]
+        found = [self.get(first)]
+        while (coming := self.successor(found[-1].name)) is not None:
+            found.append(coming)
+        return tuple(found)
+
+    def turn(self, name: str) -> Turn:
+        """Where the authority stands in its line. Raises `PKIError` NOT_FOUND."""
+        names = [each.name for each in self.line(name)]
+        own, current = names.index(name), names.index(self.current(name))
+        if own == current:
+            return Turn.CURRENT
+        return Turn.NEXT if own > current else Turn.PREVIOUS
+
+    def next_certificate(self, name: str) -> x509.Certificate | None:
+        """The certificate that is to take over in the line of `name` (RFC 8894 section 4.7); None
+        while there is none. Raises `PKIError` NOT_FOUND."""
+        coming = self.successor(self.current(name))
+        if coming is None or coming.status is not AuthorityStatus.ACTIVE:
+            return None
+        return coming.certificate
+
+    def rollover_certificates(self, name: str) -> Path:
+        """What a client needs while keys change, besides the path of the authority that issues now
+        in the line of `name`: the other generations of each CA in that path, and what links them
+        (OldWithNew and NewWithOld, RFC 7030 section 4.1.3). Nothing that has expired. Raises
+        `PKIError` NOT_FOUND, UNAVAILABLE."""
+        path = self.path(current := self.current(name))
+        found: dict[x509.Certificate, None] = {}
+        for authority in self._upwards(current):
+            for each in self.line(authority.name):
+                if each.certificate is not None and each.status is not AuthorityStatus.CLOSED:
+                    found[each.certificate] = None
+                    found |= dict.fromkeys(self.links(each.name))
+        return tuple(each for each in found if each not in path and self._holds(each))
+
+    def links(self, name: str) -> Path:
+        """The other certificates for its name and key, with those above them but for the root:
+        cross certificates, and for a root its links to the roots before and after it."""
+        cross = self._tree.cross.get(name, ())
+        found = dict.fromkeys(certificate for chain in cross for certificate in chain[:-1])
+        return tuple(certificate for certificate in found if self._holds(certificate))
+
+    def linked_chain(self, name: str) -> Path:
+        """`chain` and the links of its root, so that clients that trust only an older or a newer
+        root find a path as well."""
+        top = [*self._upwards(name)][-1].name
+        return self.chain(name) + self.links(top) if top != name else self.chain(name)
+
+    def _upwards(self, name: str) -> Iterator[Authority]:
+        """The authority and those of ours above it."""
+        authority = self.get(name)
+        yield authority
+        while authority.parent is not None:
+            authority = self.get(authority.parent)
+            yield authority
+
+    def _has_taken_over(self, predecessor: str) -> bool:
+        succession = self._tree.successions[predecessor]
+        return (
+            succession.activates is not None
+            and succession.activates <= self._clock.now()
+            and self.get(succession.successor).status is not AuthorityStatus.PENDING
+        )
+
+    def _holds(self, certificate: x509.Certificate) -> bool:
+        now = self._clock.now()
+        return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
     def key_identifier(self, name: str) -> bytes | None:
         """subjectKeyIdentifier of its certificate; None while it has none."""
@@ -87,6 +198,8 @@ class AuthorityTree:
     def key(self, name: str) -> PrivateKey:
         """The signing key. Raises `PKIError` UNAVAILABLE if it is not at hand."""
         authority = self.get(name)
+        if authority.status is AuthorityStatus.CLOSED:
+            raise PKIError(ErrorCode.UNAVAILABLE, f"the key of authority {name} is destroyed")
         try:
             return self._keys.load(authority.key_id)
         except PKIError as error:

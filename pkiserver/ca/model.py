@@ -41,11 +41,22 @@ REASONS_BY_CODE = {code: reason for reason, code in _REASON_CODES.items()}
 
 
 class AuthorityStatus(enum.StrEnum):
-    """`pending`: its certificate is awaited from outside; `retired`: signs status only."""
+    """`pending`: its certificate is awaited from outside; `retired`: signs status only; `closed`:
+    its key is destroyed."""
 
     PENDING = "pending"
     ACTIVE = "active"
     RETIRED = "retired"
+    CLOSED = "closed"
+
+
+class Turn(enum.StrEnum):
+    """Where an authority stands in its line: each generation of a CA's key is an authority of its
+    own, and one of them issues."""
+
+    NEXT = "next"
+    CURRENT = "current"
+    PREVIOUS = "previous"
 
 
 @dataclass(frozen=True, slots=True)
