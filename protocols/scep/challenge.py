@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pkiserver.ca.issuance import Issued
-from pkiserver.ca.model import TxHook
 from pkiserver.errors import PKIError
 from pkiserver.pkix.csr import CertificationRequest
+from pkiserver.storage import Transaction
+
+OnReserved = Callable[[Transaction, str | None], None]
+"""The second argument is the certificate's id (`Prepared.id`), None while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,14 @@ class Accepted:
     section's.
 
     `on_reserved` consumes what may be used once, by compare-and-set: it raises `PKIError` if
-    somebody was faster. `deliver` runs after the certificate is stored and before it is handed
-    out; if it raises, the certificate is revoked and the answer is FAILURE. `failed` must not
-    raise.
+    somebody was faster. It runs in issuance's first transaction, or in the one that files the
+    request for approval: what is issued after that needs no challenge any more. `deliver` runs
+    after the certificate is stored and before it is handed out; if it raises, the certificate is
+    revoked and the answer is FAILURE. `failed` must not raise.
     """
 
     party: str
-    on_reserved: TxHook | None = None
+    on_reserved: OnReserved | None = None
     deliver: Callable[[Issued], Awaitable[None]] | None = None
     failed: Callable[[PKIError], Awaitable[None]] | None = None
     profile: str | None = None
