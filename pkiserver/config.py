@@ -39,6 +39,7 @@ from pkiserver.config_types import (
     Hostname,
     KeyKind,
     Network,
+    OptionalAddress,
     split_address,
 )
 from pkiserver.errors import configuration_error
@@ -66,6 +67,11 @@ class ServerSettings(Section):
     http: Address = Field(
         "127.0.0.1:8080", description="OCSP, CRL and CA certificates: plain HTTP by design"
     )
+    mtls: OptionalAddress = Field(
+        "",
+        description="A second HTTPS listener, the only one then that asks for client certificates; "
+        "empty: `https` does where a protocol takes them",
+    )
     external_url: HTTPSURL = Field(
         "", description="What clients see of the HTTPS listener; a proxy's"
     )
@@ -91,6 +97,13 @@ class ServerSettings(Section):
     def https_base(self) -> str:
         """The public base of every HTTPS URL, without a slash at the end."""
         return self.external_url or _base("https", self.hostname, self.https, 443)
+
+    @property
+    def mtls_base(self) -> str:
+        """The base of URLs for clients with a certificate, without a slash at the end."""
+        if not self.mtls:
+            return self.https_base
+        return _base("https", self.hostname, self.mtls, 443)
 
     @property
     def http_base(self) -> str:

@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pkiserver.errors import PKIError
 from pkiserver.pkix import names
@@ -63,6 +63,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+OptionalAddress = Annotated[str, AfterValidator(lambda value: value and _check_address(value))]
 
 
 def _check_hostname(value: str) -> str:
@@ -103,3 +104,24 @@ def _check_network(value: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_check_network)]
+
+
+class Rate(BaseModel):
+    """At most `count` in any `period`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(ge=1)
+    period: Duration
+
+
+def _parse_rate(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\S+)\s*", value)
+    if not match:
+        raise ValueError("write a rate as a number, '/', and a duration: '300/1h'")
+    return {"count": int(match[1]), "period": parse_duration(match[2])}
+
+
+Limit = Annotated[Rate | None, BeforeValidator(lambda value: _parse_rate(value) or None)]

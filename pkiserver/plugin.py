@@ -69,7 +69,9 @@ class ProtocolApp:
     `routes` are served over HTTPS, `plain_routes` on both listeners. `hot` are bare ASGI callables
     by path prefix, answered in front of the framework; those of `plain_hot` on both listeners.
     `forms` say, by path prefix, how refusals look that the HTTP edge makes before any route is
-    known. `recover` runs once at the start of the server, before any process serves: it ends what
+    known. `client_anchors` gives the DER of every CA whose client certificates it takes; a listener
+    asks clients for one only if some protocol has it, and calls it again every few seconds, so it
+    neither blocks nor raises anything but `PKIError`. `recover` runs once at the start of the server, before any process serves: it ends what
     a crash left half done. `start` runs in each process before requests are served, `stop` after
     the last.
     """
@@ -83,6 +85,7 @@ class ProtocolApp:
     recover: Callable[[], Awaitable[None]] | None = None
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
+    client_anchors: Callable[[], Sequence[bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

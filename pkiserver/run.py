@@ -17,6 +17,7 @@ from pkiserver.config_types import split_address
 from pkiserver.errors import PKIError
 from pkiserver.home import Home
 from pkiserver.keys import file_provider
+from pkiserver.pkix.pem import encode_pem
 from pkiserver.server import Listener, TLSFiles, bind, run
 from pkiserver.server_certificate import ServerCertificate
 from pkiserver.serving.listeners import load_certificate
@@ -33,7 +34,8 @@ def serve(
     server = settings.server
     https = bind(*split_address(server.https))
     http = bind(*split_address(server.http))
-    addresses = [_address(https), _address(http)]
+    mtls = bind(*split_address(server.mtls)) if server.mtls else None
+    addresses = [_address(sock) for sock in (https, http, mtls) if sock is not None]
     asyncio.run(_prepare(settings, addresses, development))
 
     @asynccontextmanager
@@ -42,7 +44,7 @@ def serve(
             open_runtime(settings, listeners=addresses, development=development) as runtime,
             runtime.serving(),
         ):
-            yield listeners(runtime, https, http)
+            yield listeners(runtime, https, http, mtls)
 
     def ready() -> None:
         log.info("serving", https=server.https, http=server.http, workers=server.workers)
@@ -57,18 +59,41 @@ def serve(
     )
 
 
-def listeners(runtime: Runtime, https: socket.socket, http: socket.socket) -> list[Listener]:
-    """What a runtime serves on two bound sockets."""
+def listeners(
+    runtime: Runtime,
+    https: socket.socket,
+    http: socket.socket,
+    mtls: socket.socket | None = None,
+) -> list[Listener]:
+    """What a runtime serves on bound sockets. Client certificates are asked for on `mtls`; without
+    it on `https`, where a protocol takes them."""
     settings = runtime.services.settings
-    return [
-        Listener(
-            https,
-            _edge(runtime, plain=False),
-            tls=_tls_files(settings),
-            http2=settings.server.http2,
-        ),
+    app, files, http2 = _edge(runtime, plain=False), _tls_files(settings), settings.server.http2
+    anchors = client_bundle(runtime)
+    found = [
+        Listener(https, app, files, http2, client_ca=None if mtls else anchors),
         Listener(http, _edge(runtime, plain=True)),
     ]
+    if mtls is not None:
+        found.append(Listener(mtls, app, files, http2, client_ca=anchors))
+    return found
+
+
+def client_bundle(runtime: Runtime) -> Callable[[], bytes] | None:
+    """The PEM of every CA whose client certificates some protocol takes; None if none does."""
+    sources = [
+        protocol.client_anchors
+        for protocol in runtime.protocols.values()
+        if protocol.client_anchors is not None
+    ]
+    if not sources:
+        return None
+
+    def bundle() -> bytes:
+        ders = dict.fromkeys(der for source in sources for der in source())
+        return b"".join(encode_pem("CERTIFICATE", der) for der in ders)
+
+    return bundle
 
 
 async def _prepare(

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pkiserver import registry
 from pkiserver.cli.main import command
-from pkiserver.config import SHIPPED_PROFILES, CoreSettings, NameRules, ProfileSettings, Section
+from pkiserver.config import SHIPPED_PROFILES, CoreSettings, NameRules, ProfileSettings
 
 _GENERATED = (
     "<!-- Written by `python -m pkiserver.cli.reference docs`; edit the sources instead. -->"
@@ -64,7 +65,7 @@ def configuration_text() -> str:
             parts.append(_table(f"[{name}]", model))
     parts.append(_profiles())
     plugins = registry.available()
-    nested: dict[type[Section], None] = {}
+    nested: dict[type[BaseModel], None] = {}
     for name, model in registry.sections(plugins).items():
         parts.append(_table(f"[{name}.NAME]", model))
         nested |= dict.fromkeys(_nested(model))
@@ -88,7 +89,7 @@ def _profiles() -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, model: type[Section]) -> str:
+def _table(title: str, model: type[BaseModel]) -> str:
     description = " ".join(inspect.cleandoc(model.__doc__ or "").split())
     lines = [f"## {title}", "", description, "", "| key | type | default | |", "|---|---|---|---|"]
     for key, field in model.model_fields.items():
@@ -102,15 +103,15 @@ def _default(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def _section_of(annotation: Any) -> type[BaseModel] | None:
     """The model of `X`, `X | None` or `dict[str, X]`."""
     for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
 
 
-def _nested(model: type[Section]) -> Iterator[type[Section]]:
+def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     for field in model.model_fields.values():
         inner = _section_of(field.annotation)
         if inner is not None:
@@ -153,14 +154,14 @@ def _value(value: Any) -> str:
             return f'"{_duration(value)}"'
         case tuple() | list():
             return f"[{', '.join(_value(each) for each in value)}]"
-        case Section():
+        case BaseModel():
             return _section_value(value)
         case None:
             return "false"
     return str(value)
 
 
-def _section_value(value: Section) -> str:
+def _section_value(value: BaseModel) -> str:
     members = value.model_dump(exclude_defaults=True)
     if set(members) == {"count", "period"}:
         return f'"{members["count"]}/{_duration(members["period"])}"'

@@ -315,9 +315,11 @@ class _Exchange:
         status: int = head["status"]
         parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         for name, value in head.get("headers", ()):
-            if name == b"content-length":
+            # An application may choose the case: there are clients that compare with it.
+            field = name.lower()
+            if field == b"content-length":
                 self._remaining = int(value)
-            elif name == b"connection" and value.lower() == b"close":
+            elif field == b"connection" and value.lower() == b"close":
                 self._keep_alive = False
                 continue
             parts.append(b"%s: %s\r\n" % (name, value))

@@ -1,34 +1,16 @@
 """`[acme.NAME]`: one ACME directory."""
 
 import datetime as dt
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from pkiserver.config import NameRules, Section
-from pkiserver.config_types import Duration, DurationOrZero, parse_duration
+from pkiserver.config_types import Duration, DurationOrZero, Limit, Rate
 
 ChallengeName = Literal["http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"]
 
 
-class Rate(Section):
-    """At most `count` in any `period`."""
-
-    count: int = Field(ge=1)
-    period: Duration
-
-
-def _parse_rate(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\S+)\s*", value)
-    if not match:
-        raise ValueError("write a rate as a number, '/', and a duration: '300/1h'")
-    return {"count": int(match[1]), "period": parse_duration(match[2])}
-
-
-Limit = Annotated[Rate | None, BeforeValidator(lambda value: _parse_rate(value) or None)]
 _ANY = NameRules(allow=("*",))
 
 

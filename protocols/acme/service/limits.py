@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from pkiserver.config_types import Rate
 from pkiserver.storage import Reader
 from protocols.acme.problems import Problem, ProblemType
-from protocols.acme.settings import Rate
 from protocols.acme.store import upkeep
 
 
