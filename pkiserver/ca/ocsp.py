@@ -1,43 +1,63 @@
 """Answering OCSP requests (RFC 6960, profile RFC 9919): whose certificate is it, what is its
 status, signed by the authority's responder.
 
-Good is said only of a certificate the inventory has as issued by this very authority. Everything
-else (another issuer, a serial never used, one reserved or abandoned, one purged) is `unauthorized`:
-RFC 9919 wants that where there is no authoritative record, and it costs no signature. One such
-certificate refuses a request about several: an answer has one signer and leaves nothing out.
+Good is said only of a certificate the inventory has as issued by this very authority. What is not
+(a serial never used, one reserved or abandoned, one purged) is `unauthorized`, as RFC 9919 wants
+where there is no authoritative record, and as costs no signature; `ocsp.unissued` may have it said
+otherwise. Another issuer's certificates are `unauthorized` always. One such certificate refuses a
+request about several: an answer has one signer and leaves nothing out.
 
-Each answer is made from the database's state at that moment; nothing is remembered between them.
+Each answer is made from one snapshot of the database and carries the `Stamp` of that snapshot. It
+may be given again to whoever asks the same as long as the stamp is the authority's present one:
+the issuer's generation moves with every change of a status, in the transaction of the change.
 """
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography import x509
 
 from pkiserver.ca import encoding, ocsp_codec
+from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.model import Authority, CertificateStatus, Reason
-from pkiserver.ca.ocsp_codec import CertID, OCSPRequest, Revoked, SingleResponse
+from pkiserver.ca.ocsp_codec import NOT_ISSUED, CertID, OCSPRequest, Plain, Revoked, SingleResponse
 from pkiserver.ca.responders import Responder, Responders
-from pkiserver.clock import Clock, from_epoch
+from pkiserver.clock import Clock, epoch, from_epoch
+from pkiserver.config import OCSPSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import sign
 from pkiserver.pkix.cert import serial_bytes
 from pkiserver.storage import Database, Reader, Row
 
+MAX_WAITING = 64
+"""Signatures that may be under way at once; whoever comes then is told to try later."""
 _FEW = 4
 """Look-ups that may run on the event loop."""
+_UNISSUED: Mapping[str, Plain | Revoked] = {"unknown": Plain.UNKNOWN, "revoked": NOT_ISSUED}
+
+
+class Stamp(NamedTuple):
+    """What an authority's answers depend on: the generation of its statuses, the key of its
+    responder, the serial number of its own certificate."""
+
+    generation: int
+    responder: str | None
+    certificate: int
 
 
 @dataclass(frozen=True, slots=True)
 class OCSPAnswer:
-    """A successful response. `cacheable` is False for one that repeats a nonce."""
+    """A successful response. `cacheable` is False for one that repeats a nonce, or speaks of a
+    certificate that may yet be issued."""
 
     der: bytes = field(repr=False)
     this_update: dt.datetime
     next_update: dt.datetime
     cacheable: bool
+    stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +68,62 @@ class _Identity:
     hashes: Mapping[str | None, tuple[bytes, bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Of one moment: a row for each serial number (None: not issued), the responder's row."""
+
+    rows: Sequence[Row | None]
+    responder: Row | None
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The stamp of an authority, found when the database was at `mark`."""
+
+    mark: Hashable
+    authority: Authority
+    stamp: Stamp
+
+
 class OCSP:
     """Makes answers for every authority. Raises `MalformedMessage`, and `PKIError` UNAUTHORIZED
-    for what it has no record of, UNAVAILABLE when there is nobody to sign."""
+    for what it has no record of, UNAVAILABLE when there is nobody to sign or too much to sign."""
 
     def __init__(
-        self, database: Database, clock: Clock, responders: Responders, validity: dt.timedelta
+        self,
+        database: Database,
+        clock: Clock,
+        authorities: Authorities,
+        responders: Responders,
+        settings: OCSPSettings,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._authorities = authorities
         self._responders = responders
-        self._validity = validity
+        self._settings = settings
+        self._unissued = _UNISSUED.get(settings.unissued)
         self._identities: dict[str, _Identity] = {}
+        self._known: dict[str, _Known] = {}
+        self._signing = 0
+
+    async def stamp(self, name: str) -> Stamp:
+        """The present stamp of an authority. Costs a look at the database's change mark, unless
+        something was committed since the last time."""
+        authority = self._authorities.get(name)
+        # The mark comes first: what is committed after it makes the next call look again.
+        mark = await self._database.change_mark()
+        known = self._known.get(name)
+        if known is None or known.mark != mark or known.authority is not authority:
+            now = self._clock.now()
+            stamp = await self._database.lookup(
+                lambda reader: _stamp(
+                    reader, authority, self._responders.find(reader, authority.name, now)
+                )
+            )
+            known = self._known[name] = _Known(mark, authority, stamp)
+        return known.stamp
 
     async def answer(self, authority: Authority, request_der: bytes) -> OCSPAnswer:
         """The signed answer to a request."""
@@ -67,25 +131,31 @@ class OCSP:
         serials = self._serials(authority, request.cert_ids)
         # The time comes before the look-up: thisUpdate is when the status was known to be right.
         now = self._clock.now().replace(microsecond=0)
-        found, row = await self._look_up(authority.name, serials, now)
+        found = await self._look_up(authority, serials, now)
+        if found.responder is None:
+            await self._responders.ensure(authority)
+            found = await self._look_up(authority, serials, now)
+        if found.responder is None:
+            raise PKIError(ErrorCode.UNAVAILABLE, "a responder is being made", retry_after=5)
+        responder = self._responders.open(authority.name, found.responder)
         responses = [
-            SingleResponse(cert_id, _status(status))
-            for cert_id, status in zip(request.cert_ids, found, strict=True)
+            self._single(cert_id, row, now)
+            for cert_id, row in zip(request.cert_ids, found.rows, strict=True)
         ]
-        responder = await self._responder(authority, row, now)
-        return await self._sign(request, responses, responder, now)
+        next_update = min(now + self._settings.validity, responder.not_after)
+        der = await self._signed(request, responses, responder, now, next_update)
+        cacheable = request.nonce is None and None not in found.rows
+        return OCSPAnswer(der, now, next_update, cacheable, found.stamp)
 
-    def _serials(self, authority: Authority, cert_ids: Sequence[CertID]) -> list[bytes]:
-        """Serial numbers as the database has them, of certificates of this authority."""
+    def _serials(self, authority: Authority, cert_ids: Sequence[CertID]) -> list[bytes | None]:
+        """Serial numbers as the database has them, None for one that no certificate can have; all
+        of this authority's certificates."""
         hashes = self._identity(authority).hashes
         for cert_id in cert_ids:
             # Both hashes count: a key may be used under two names, a name with two keys.
             if hashes.get(cert_id.hash_name) != (cert_id.issuer_name_hash, cert_id.issuer_key_hash):
                 raise _no_record()
-        try:
-            return [serial_bytes(cert_id.serial) for cert_id in cert_ids]
-        except ValueError:
-            raise _no_record() from None
+        return [_serial(cert_id.serial) for cert_id in cert_ids]
 
     def _identity(self, authority: Authority) -> _Identity:
         certificate = authority.certificate
@@ -97,38 +167,38 @@ class OCSP:
         return known
 
     async def _look_up(
-        self, issuer: str, serials: Sequence[bytes], now: dt.datetime
-    ) -> tuple[list[Row], Row | None]:
-        """Of one moment: a row for each serial number, and the responder's."""
-
-        def work(reader: Reader) -> tuple[list[Row], Row | None]:
-            rows = [_find(reader, issuer, serial) for serial in serials]
-            return rows, self._responders.find(reader, issuer, now)
+        self, authority: Authority, serials: Sequence[bytes | None], now: dt.datetime
+    ) -> _Found:
+        def work(reader: Reader) -> _Found:
+            rows = [_find(reader, authority.name, serial) for serial in serials]
+            if None in rows and self._unissued is None:
+                raise _no_record()
+            responder = self._responders.find(reader, authority.name, now)
+            return _Found(rows, responder, _stamp(reader, authority, responder))
 
         run = self._database.lookup if len(serials) <= _FEW else self._database.read
         return await run(work)
 
-    async def _responder(
-        self, authority: Authority, row: Row | None, now: dt.datetime
-    ) -> Responder:
+    def _single(self, cert_id: CertID, row: Row | None, now: dt.datetime) -> SingleResponse:
         if row is None:
-            await self._responders.ensure(authority)
-            row = await self._database.lookup(
-                lambda reader: self._responders.find(reader, authority.name, now)
-            )
-        if row is None:
-            raise PKIError(ErrorCode.UNAVAILABLE, "a responder is being made", retry_after=5)
-        return self._responders.open(authority.name, row)
+            assert self._unissued is not None  # noqa: S101  _look_up refused it otherwise
+            return SingleResponse(cert_id, self._unissued)
+        _, revoked_at, reason, not_after = row
+        status = (
+            Plain.GOOD if revoked_at is None else Revoked(from_epoch(revoked_at), Reason(reason))
+        )
+        kept = self._settings.archive_cutoff
+        told = bool(kept) and not_after < epoch(now)
+        return SingleResponse(cert_id, status, now - kept if told else None)
 
-    async def _sign(
+    async def _signed(
         self,
         request: OCSPRequest,
         responses: Sequence[SingleResponse],
         responder: Responder,
         now: dt.datetime,
-    ) -> OCSPAnswer:
-        # An answer that outlives its signer's certificate would verify for nobody.
-        next_update = min(now + self._validity, responder.not_after)
+        next_update: dt.datetime,
+    ) -> bytes:
         data = ocsp_codec.response_data(
             responder_key_hash=responder.key_hash,
             produced_at=now,
@@ -137,32 +207,51 @@ class OCSP:
             responses=responses,
             nonce=request.nonce,
         )
-        signature = await sign(responder.key, data)
-        response = ocsp_codec.basic_response(
+        if self._signing >= MAX_WAITING:
+            raise PKIError(ErrorCode.UNAVAILABLE, "too many answers to sign", retry_after=1)
+        self._signing += 1
+        try:
+            signature = await sign(responder.key, data)
+        finally:
+            self._signing -= 1
+        return ocsp_codec.basic_response(
             data, responder.algorithm, signature, responder.certificate
         )
-        return OCSPAnswer(response, now, next_update, cacheable=request.nonce is None)
 
 
 def _no_record() -> PKIError:
     return PKIError(ErrorCode.UNAUTHORIZED, "there is no record of the certificate here")
 
 
-def _find(reader: Reader, issuer: str, serial: bytes) -> Row:
+def _serial(number: int) -> bytes | None:
+    try:
+        return serial_bytes(number)
+    except ValueError:
+        return None
+
+
+def _find(reader: Reader, issuer: str, serial: bytes | None) -> Row | None:
+    """The row of a certificate that was issued."""
+    if serial is None:
+        return None
     row = reader.one(
-        "SELECT status, revoked_at, reason FROM certificates WHERE issuer = ? AND serial = ?",
+        "SELECT status, revoked_at, reason, not_after FROM certificates "
+        "WHERE issuer = ? AND serial = ?",
         (issuer, serial),
     )
-    if row is None or row[0] != CertificateStatus.ISSUED:
-        raise _no_record()
-    return row
+    return row if row is not None and row[0] == CertificateStatus.ISSUED else None
 
 
-def _status(row: Row) -> Revoked | None:
-    _, revoked_at, reason = row
-    if revoked_at is None:
-        return None
-    return Revoked(from_epoch(revoked_at), Reason(reason))
+def _stamp(reader: Reader, authority: Authority, responder: Row | None) -> Stamp:
+    row = reader.one(
+        "SELECT generation FROM status_generations WHERE issuer = ?", (authority.name,)
+    )
+    own = authority.certificate
+    return Stamp(
+        0 if row is None else row[0],
+        None if responder is None else responder[0],
+        0 if own is None else own.serial_number,
+    )
 
 
 def _hashes(certificate: x509.Certificate) -> dict[str | None, tuple[bytes, bytes]]:

@@ -32,6 +32,8 @@ _MAX_SERIAL = 64
 _BASIC = "1.3.6.1.5.5.7.48.1.1"
 _NONCE = "1.3.6.1.5.5.7.48.1.2"
 _ACCEPTABLE_RESPONSES = "1.3.6.1.5.5.7.48.1.4"
+_ARCHIVE_CUTOFF = "1.3.6.1.5.5.7.48.1.6"
+_EXTENDED_REVOKE = "1.3.6.1.5.5.7.48.1.9"
 _HASHES = {
     "1.3.14.3.2.26": "sha1",
     "2.16.840.1.101.3.4.2.1": "sha256",
@@ -84,12 +86,26 @@ class Revoked:
     reason: Reason
 
 
+class Plain(enum.Enum):
+    """A CertStatus without more to say: NULL under its implicit tag."""
+
+    GOOD = b"\x80\x00"
+    UNKNOWN = b"\x82\x00"
+
+
+NOT_ISSUED = Revoked(dt.datetime(1970, 1, 1, tzinfo=dt.UTC), Reason.CERTIFICATE_HOLD)
+"""What RFC 6960 section 2.2 has for a certificate that was never issued, where a responder says
+`revoked` of those; an answer with it needs the extended-revoke extension (section 4.4.8)."""
+
+
 @dataclass(frozen=True, slots=True)
 class SingleResponse:
-    """The status of one certificate; `revoked` None says good."""
+    """The status of one certificate. `archive_cutoff` (RFC 6960 section 4.4.4) is the moment since
+    when statuses are kept although certificates expire; None: not said."""
 
     cert_id: CertID
-    revoked: Revoked | None
+    status: Plain | Revoked
+    archive_cutoff: dt.datetime | None = None
 
 
 def parse_request(data: bytes) -> OCSPRequest:
@@ -272,32 +288,45 @@ def response_data(
     """ResponseData, to be signed. `responder_key_hash` is the SHA-1 of the responder's key bits:
     RFC 9919 wants new responders to be named by key. All responses share their times."""
     times = generalized_time(this_update) + der.encode(_EXPLICIT_0, generalized_time(next_update))
-    singles = [
-        der.encode(der.SEQUENCE, single.cert_id.encoded, _status(single.revoked), times)
-        for single in responses
-    ]
-    extensions = b""
-    if nonce is not None:
-        # RFC 9654: in responseExtensions, not with a single response.
-        extensions = der.encode(_EXPLICIT_1, der.encode(der.SEQUENCE, extension(_NONCE, nonce)))
     return der.encode(
         der.SEQUENCE,
         der.encode(_EXPLICIT_2, der.encode(der.OCTET_STRING, responder_key_hash)),
         generalized_time(produced_at),
-        der.encode(der.SEQUENCE, *singles),
-        extensions,
+        der.encode(der.SEQUENCE, *(_single(single, times) for single in responses)),
+        _response_extensions(responses, nonce),
     )
 
 
-def _status(revoked: Revoked | None) -> bytes:
-    """CertStatus ::= CHOICE { good [0] IMPLICIT NULL, revoked [1] IMPLICIT RevokedInfo, ... }"""
-    if revoked is None:
-        return b"\x80\x00"
+def _single(single: SingleResponse, times: bytes) -> bytes:
+    extensions = b""
+    if single.archive_cutoff is not None:
+        cutoff = extension(_ARCHIVE_CUTOFF, generalized_time(single.archive_cutoff))
+        extensions = der.encode(_EXPLICIT_1, der.encode(der.SEQUENCE, cutoff))
+    return der.encode(
+        der.SEQUENCE, single.cert_id.encoded, _status(single.status), times, extensions
+    )
+
+
+def _response_extensions(responses: Sequence[SingleResponse], nonce: bytes | None) -> bytes:
+    extensions = []
+    if nonce is not None:
+        # RFC 9654: in responseExtensions, not with a single response.
+        extensions.append(extension(_NONCE, nonce))
+    if any(single.status is NOT_ISSUED for single in responses):
+        extensions.append(extension(_EXTENDED_REVOKE, _NULL))
+    return der.encode(_EXPLICIT_1, der.encode(der.SEQUENCE, *extensions)) if extensions else b""
+
+
+def _status(status: Plain | Revoked) -> bytes:
+    """CertStatus ::= CHOICE { good [0] IMPLICIT NULL, revoked [1] IMPLICIT RevokedInfo,
+    unknown [2] IMPLICIT NULL }"""
+    if isinstance(status, Plain):
+        return status.value
     reason = b""
-    if revoked.reason is not Reason.UNSPECIFIED:
-        code = der.encode(ENUMERATED, bytes((revoked.reason.code,)))
+    if status.reason is not Reason.UNSPECIFIED:
+        code = der.encode(ENUMERATED, bytes((status.reason.code,)))
         reason = der.encode(_EXPLICIT_0, code)
-    return der.encode(_EXPLICIT_1, generalized_time(revoked.at), reason)
+    return der.encode(_EXPLICIT_1, generalized_time(status.at), reason)
 
 
 def basic_response(

@@ -23,7 +23,7 @@ from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_publication import CRLPublication, Published
 from pkiserver.ca.model import Authority
-from pkiserver.ca.ocsp import OCSP, OCSPAnswer
+from pkiserver.ca.ocsp import OCSP, OCSPAnswer, Stamp
 from pkiserver.ca.responders import Responders
 from pkiserver.clock import Clock, from_epoch, monotonic
 from pkiserver.config import CoreSettings
@@ -68,7 +68,7 @@ class StatusService:
         self._responders = Responders(
             database, clock, authorities, keys, audit, settings, random_bytes
         )
-        self._ocsp = OCSP(database, clock, self._responders, settings.ocsp.validity)
+        self._ocsp = OCSP(database, clock, authorities, self._responders, settings.ocsp)
         self._crls = CRLPublication(database, clock, authorities, audit, settings.crl)
         self._wanted: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -108,6 +108,11 @@ class StatusService:
         authority, UNAUTHORIZED for a certificate there is no record of, UNAVAILABLE while nobody
         can sign."""
         return await self._ocsp.answer(await self._authority(authority), request_der)
+
+    async def ocsp_stamp(self, authority: str) -> Stamp:
+        """What an answer's stamp has to be for it to be given again now. Raises `PKIError`
+        NOT_FOUND or UNAVAILABLE."""
+        return await self._ocsp.stamp(authority)
 
     async def crl(self, authority: str) -> CRL:
         """The newest list. If there is none yet it is published now; if it does not show the

@@ -12,7 +12,7 @@
   ON CONFLICT, times as integer seconds, bytes as BLOB/BYTEA (spelled BLOB in migrations).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 SQLValue = str | int | float | bytes | None
@@ -62,6 +62,12 @@ class Database(Protocol):
 
     async def lookup(self, work: Callable[[Reader], T]) -> T:
         """Run `work`, a few look-ups by key."""
+        ...
+
+    async def change_mark(self) -> Hashable:
+        """A value that stands for the present content: as long as it is the same as before, nobody,
+        in whatever process, has committed anything in between. Far cheaper than a look-up where an
+        engine can make it so. It says nothing across a restart."""
         ...
 
     async def write(self, work: Callable[[Transaction], T]) -> T:

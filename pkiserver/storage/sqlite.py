@@ -233,6 +233,16 @@ class SQLiteDatabase:
         self._require_open()
         return _snapshot(self._inline, work)
 
+    async def change_mark(self) -> int:
+        """PRAGMA data_version changes with every commit of another connection; on this one nothing
+        is ever committed, so that is every commit of anybody."""
+        self._require_open()
+        try:
+            mark: int = self._inline.raw.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+        return mark
+
     async def write(self, work: Callable[[Transaction], T]) -> T:
         self._require_open()
         job = _Job(work)

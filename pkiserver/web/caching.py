@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from email.utils import format_datetime, parsedate_to_datetime
 
-from starlette.types import Scope, Send
+from starlette.types import Message, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -28,17 +28,58 @@ class CacheableBytes:
         return f'"{hashlib.sha256(self.content).hexdigest()}"'
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedAnswer:
+    """`CacheableBytes` as the ASGI messages that answer with it; they are not to be changed."""
+
+    etag: str
+    last_modified: dt.datetime
+    whole: Message = field(repr=False)
+    unchanged: Message = field(repr=False)
+    body: Message = field(repr=False)
+
+
+_NO_BODY: Message = {"type": "http.response.body", "body": b""}
+_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
+
+
+def prepare(answer: CacheableBytes) -> PreparedAnswer:
+    """For an answer that is given more than once."""
+    etag = answer.etag
+    headers = _headers(answer, etag)
+    described = [
+        *headers,
+        (b"content-type", answer.media_type.encode("ascii")),
+        (b"content-length", str(len(answer.content)).encode("ascii")),
+    ]
+    return PreparedAnswer(
+        etag,
+        answer.last_modified,
+        whole={"type": "http.response.start", "status": 200, "headers": described},
+        unchanged={"type": "http.response.start", "status": 304, "headers": headers},
+        body={"type": "http.response.body", "body": answer.content},
+    )
+
+
 async def send_cacheable(scope: Scope, send: Send, answer: CacheableBytes) -> None:
     """Answer a GET, HEAD or POST with 200, or 304 where the client has the content already."""
-    etag = answer.etag
-    fresh = scope["method"] != "POST" and not_modified(scope, etag, answer.last_modified)
-    headers = _headers(answer, etag)
-    if not fresh:
-        headers.append((b"content-type", answer.media_type.encode("ascii")))
-        headers.append((b"content-length", str(len(answer.content)).encode("ascii")))
-    body = b"" if fresh or scope["method"] == "HEAD" else answer.content
-    await send({"type": "http.response.start", "status": 304 if fresh else 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_prepared(scope, send, prepare(answer))
+
+
+async def send_prepared(scope: Scope, send: Send, answer: PreparedAnswer) -> None:
+    """`send_cacheable` for an answer that is prepared."""
+    method = scope["method"]
+    if method == "POST":
+        await send(answer.whole)
+        await send(answer.body)
+    elif any(name in _CONDITIONS for name, _ in scope["headers"]) and not_modified(
+        scope, answer.etag, answer.last_modified
+    ):
+        await send(answer.unchanged)
+        await send(_NO_BODY)
+    else:
+        await send(answer.whole)
+        await send(_NO_BODY if method == "HEAD" else answer.body)
 
 
 def _headers(answer: CacheableBytes, etag: str) -> Headers:

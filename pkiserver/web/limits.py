@@ -88,14 +88,18 @@ class LimitedReceive:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, or HTTPProblem 413 as soon as it is known to be over `limit` bytes."""
-    declared = request.headers.get("content-length")
-    if declared is not None:
-        _check_content_length(declared.encode("latin-1"), limit)
+    return await receive_body(request.scope, request.receive, limit)
+
+
+async def receive_body(scope: Mapping[str, Any], receive: Receive, limit: int) -> bytes:
+    """`read_body` for a bare ASGI callable."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            _check_content_length(value, limit)
     chunks: list[bytes] = []
     size = 0
-    more = True
-    while more:
-        message = await request.receive()
+    while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")
@@ -103,5 +107,5 @@ async def read_body(request: Request, limit: int) -> bytes:
         if size > limit:
             raise body_too_large(limit)
         chunks.append(chunk)
-        more = message.get("more_body", False)
-    return b"".join(chunks)
+        if not message.get("more_body", False):
+            return chunk if len(chunks) == 1 else b"".join(chunks)

@@ -8,6 +8,8 @@ from pkiserver.errors import ErrorCode
 STATUS_OF_CODE: Mapping[ErrorCode, ResponseStatus] = {
     ErrorCode.MALFORMED: ResponseStatus.MALFORMED_REQUEST,
     ErrorCode.BAD_CSR: ResponseStatus.INTERNAL_ERROR,
+    ErrorCode.BAD_ALGORITHM: ResponseStatus.INTERNAL_ERROR,
+    ErrorCode.BAD_SIGNATURE: ResponseStatus.INTERNAL_ERROR,
     ErrorCode.BAD_PUBLIC_KEY: ResponseStatus.INTERNAL_ERROR,
     ErrorCode.REFUSED_NAME: ResponseStatus.INTERNAL_ERROR,
     ErrorCode.REFUSED_BY_PROFILE: ResponseStatus.INTERNAL_ERROR,

@@ -9,25 +9,23 @@ import binascii
 from urllib.parse import unquote
 
 import structlog
-from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from pkiserver.ca.ocsp import OCSPAnswer
 from pkiserver.ca.ocsp_codec import MAX_REQUEST_SIZE, ResponseStatus, error_response
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock
+from pkiserver.config import OCSPSettings
 from pkiserver.errors import MalformedMessage, PKIError
-from pkiserver.web.caching import CacheableBytes, send_cacheable
-from pkiserver.web.limits import read_body
+from pkiserver.web.caching import CacheableBytes, PreparedAnswer, prepare, send_prepared
+from pkiserver.web.limits import receive_body
 from pkiserver.web.problems import HTTPProblem
+from protocols.ocsp.cache import AnswerCache, Key
 from protocols.ocsp.errors import STATUS_OF_CODE
 
 PREFIX = "/ocsp/"
 REQUEST_TYPE = "application/ocsp-request"
 RESPONSE_TYPE = "application/ocsp-response"
-MAX_AGE = 300
-"""Seconds an answer may be taken from an HTTP cache, far below nextUpdate: so long may a revocation
-stay unseen by whoever asks through one."""
 _MAX_GET = 4096
 
 _log = structlog.get_logger("pkiserver.ocsp")
@@ -36,41 +34,62 @@ _log = structlog.get_logger("pkiserver.ocsp")
 class OCSPEndpoint:
     """Answers everything below `PREFIX`, under whatever root path."""
 
-    def __init__(self, status: StatusService, clock: Clock) -> None:
+    def __init__(
+        self,
+        status: StatusService,
+        clock: Clock,
+        settings: OCSPSettings,
+        cache: AnswerCache | None = None,
+    ) -> None:
         self._status = status
         self._clock = clock
+        self._max_age = int(settings.max_age.total_seconds())
+        self._cache = AnswerCache() if cache is None else cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         authority, encoded = split_path(scope)
+        asked = await _asked(scope, receive, encoded)
         try:
-            request_der = await _request_der(scope, receive, encoded)
-            answer = await self._status.ocsp(authority, request_der)
+            key = authority, asked
+            prepared = await self._kept(key)
+            if prepared is None:
+                request_der = decode_path(asked) if isinstance(asked, str) else asked
+                answer = await self._status.ocsp(authority, request_der)
+                if not answer.cacheable:
+                    await _send_uncached(scope, send, answer.der, None)
+                    return
+                prepared = self._prepare(answer)
+                self._cache.keep(key, answer, prepared, self._max_age)
         except PKIError as error:
             await _send_error(scope, send, STATUS_OF_CODE[error.code], error.retry_after)
-        except HTTPProblem:
-            raise
         except Exception:
             # A client cannot read anything but OCSP, so that is what it gets.
             _log.exception("unexpected error", authority=authority)
             await _send_error(scope, send, ResponseStatus.INTERNAL_ERROR, None)
         else:
-            await self._send(scope, send, answer)
+            await send_prepared(scope, send, prepared)
 
-    async def _send(self, scope: Scope, send: Send, answer: OCSPAnswer) -> None:
-        if not answer.cacheable:
-            await _send_uncached(scope, send, answer.der, None)
-            return
+    async def _kept(self, key: Key) -> PreparedAnswer | None:
+        """An answer to the same request that is still right."""
+        entry = self._cache.find(key)
+        if entry is None:
+            return None
+        young = entry.since <= self._clock.now().timestamp() < entry.until
+        if young and entry.stamp == await self._status.ocsp_stamp(key[0]):
+            return entry.answer
+        self._cache.drop(key)
+        return None
+
+    def _prepare(self, answer: OCSPAnswer) -> PreparedAnswer:
         left = int((answer.next_update - self._clock.now()).total_seconds())
-        await send_cacheable(
-            scope,
-            send,
+        return prepare(
             CacheableBytes(
                 answer.der,
                 RESPONSE_TYPE,
                 last_modified=answer.this_update,
-                max_age=max(0, min(MAX_AGE, left)),
+                max_age=max(0, min(self._max_age, left)),
                 expires=answer.next_update,
-            ),
+            )
         )
 
 
@@ -81,12 +100,14 @@ def split_path(scope: Scope) -> tuple[str, str]:
     return authority, rest
 
 
-async def _request_der(scope: Scope, receive: Receive, encoded: str) -> bytes:
+async def _asked(scope: Scope, receive: Receive, encoded: str) -> bytes | str:
+    """The request: its octets, or the text in the path. Raises `HTTPProblem` if there is none."""
     method = scope["method"]
     if method == "POST" and not encoded:
-        return await _posted(Request(scope, receive))
+        _require_media_type(scope)
+        return await receive_body(scope, receive, MAX_REQUEST_SIZE)
     if method in ("GET", "HEAD") and encoded:
-        return decode_path(encoded)
+        return encoded
     allowed = "GET, HEAD" if encoded else "POST"
     raise HTTPProblem(
         405,
@@ -95,13 +116,15 @@ async def _request_der(scope: Scope, receive: Receive, encoded: str) -> bytes:
     )
 
 
-async def _posted(request: Request) -> bytes:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != REQUEST_TYPE:
-        raise HTTPProblem(
-            415, f"the body has to be {REQUEST_TYPE}", headers={"Accept-Post": REQUEST_TYPE}
-        )
-    return await read_body(request, MAX_REQUEST_SIZE)
+def _require_media_type(scope: Scope) -> None:
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            sent = value.partition(b";")[0].strip().lower()
+            if sent == REQUEST_TYPE.encode("ascii"):
+                return
+    raise HTTPProblem(
+        415, f"the body has to be {REQUEST_TYPE}", headers={"Accept-Post": REQUEST_TYPE}
+    )
 
 
 def decode_path(encoded: str) -> bytes:

@@ -11,7 +11,7 @@ from protocols.ocsp.http import PREFIX, OCSPEndpoint
 
 def create(services: Services, sections: Mapping[str, Any]) -> ProtocolApp:
     """Both listeners, in front of the framework; the route is for embedding applications."""
-    endpoint = OCSPEndpoint(services.status, services.clock)
+    endpoint = OCSPEndpoint(services.status, services.clock, services.settings.ocsp)
     return ProtocolApp(
         plain_hot={PREFIX: endpoint},
         plain_routes=[Route(PREFIX + "{request:path}", endpoint)],

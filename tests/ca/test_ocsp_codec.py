@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pkiserver.ca import encoding, ocsp_codec
 from pkiserver.ca.model import Reason
-from pkiserver.ca.ocsp_codec import MAX_CERT_IDS, ResponseStatus, Revoked, SingleResponse
+from pkiserver.ca.ocsp_codec import MAX_CERT_IDS, Plain, ResponseStatus, Revoked, SingleResponse
 from pkiserver.errors import MalformedMessage
 from pkiserver.pkix import der
 
@@ -236,7 +236,7 @@ def respond(*responses: SingleResponse, nonce: bytes | None = None) -> ocsp.OCSP
 
 def test_response_reads_back_in_another_implementation() -> None:
     asked = ocsp_codec.parse_request(request_for(hashes.SHA256(), b"n" * 16))
-    response = respond(SingleResponse(asked.cert_ids[0], None), nonce=asked.nonce)
+    response = respond(SingleResponse(asked.cert_ids[0], Plain.GOOD), nonce=asked.nonce)
     KEY.public_key().verify(
         response.signature, response.tbs_response_bytes, ec.ECDSA(hashes.SHA256())
     )
@@ -263,7 +263,7 @@ def test_several_certificates_in_one_response() -> None:
     asked = ocsp_codec.parse_request(request(*(single(cert_id(n)) for n in (5, 6))))
     revoked = Revoked(NOW, Reason.SUPERSEDED)
     response = respond(
-        SingleResponse(asked.cert_ids[0], None), SingleResponse(asked.cert_ids[1], revoked)
+        SingleResponse(asked.cert_ids[0], Plain.GOOD), SingleResponse(asked.cert_ids[1], revoked)
     )
     found = [(one.serial_number, one.certificate_status) for one in response.responses]
     assert found == [(5, ocsp.OCSPCertStatus.GOOD), (6, ocsp.OCSPCertStatus.REVOKED)]

@@ -23,8 +23,9 @@ from pkiserver.errors import ErrorCode, MalformedMessage
 from pkiserver.web.edge import Edge
 from pkiserver.web.hot import HotPaths
 from pkiserver.web.problems import exception_handlers
+from protocols.ocsp.cache import FRESH
 from protocols.ocsp.errors import STATUS_OF_CODE
-from protocols.ocsp.http import MAX_AGE, PREFIX, OCSPEndpoint, decode_path
+from protocols.ocsp.http import PREFIX, OCSPEndpoint, decode_path
 from tests.ca.status_support import NOW, PKI, ask, ask_serial, open_pki
 
 TYPE = {"Content-Type": "application/ocsp-request"}
@@ -50,7 +51,7 @@ class Server:
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     async with open_pki(tmp_path) as pki:
-        endpoint = OCSPEndpoint(pki.status, pki.clock)
+        endpoint = OCSPEndpoint(pki.status, pki.clock, pki.settings.ocsp)
         app = Edge(HotPaths(_nothing_else(), prefixes={PREFIX: endpoint}), access_log=False)
         issued = await pki.issue()
         async with _client(app) as http:
@@ -128,7 +129,7 @@ async def test_caching_headers(server: Server) -> None:
     response = await server.get(server.request)
     headers = response.headers
     assert headers["etag"] == f'"{hashlib.sha256(response.content).hexdigest()}"'
-    assert headers["cache-control"] == (f"max-age={MAX_AGE}, public, no-transform, must-revalidate")
+    assert headers["cache-control"] == ("max-age=300, public, no-transform, must-revalidate")
     assert headers["last-modified"] == "Sun, 01 Mar 2026 12:00:00 GMT"
     assert headers["expires"] == "Mon, 02 Mar 2026 12:00:00 GMT"
     assert headers["content-length"] == str(len(response.content))
@@ -158,7 +159,7 @@ async def test_head_and_conditional_get(server: Server) -> None:
     since = {"If-Modified-Since": whole.headers["last-modified"]}
     known = await server.get(server.request, headers=since)
     assert known.status_code == 304 and known.content == b"" and known.headers["expires"]
-    server.pki.clock.advance(dt.timedelta(seconds=1))
+    server.pki.clock.advance(FRESH)
     assert (await server.get(server.request, headers=since)).status_code == 200
     posted = await server.http.post(
         "/ocsp/issuing", content=server.request, headers=TYPE | {"If-None-Match": "*"}
@@ -211,7 +212,6 @@ async def test_nobody_to_sign_is_try_later(server: Server) -> None:
 
 
 async def test_unexpected_errors_are_internal_error(server: Server) -> None:
-    await server.post(server.request)
     await server.pki.database.write(
         lambda tx: tx.execute("UPDATE certificates SET revoked_at = 5, reason = 'nonsense'")
     )
@@ -243,7 +243,7 @@ async def test_large_body_is_refused(server: Server) -> None:
 
 
 async def test_below_a_mount_of_an_embedding_application(server: Server) -> None:
-    endpoint = OCSPEndpoint(server.pki.status, server.pki.clock)
+    endpoint = OCSPEndpoint(server.pki.status, server.pki.clock, server.pki.settings.ocsp)
     inner = Starlette(routes=[Route(PREFIX + "{request:path}", endpoint)])
     async with _client(Starlette(routes=[Mount("/pki", app=inner)])) as http:
         posted = await http.post("/pki/ocsp/issuing", content=server.request, headers=TYPE)
