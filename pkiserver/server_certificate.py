@@ -41,7 +41,8 @@ class ServerCertificate:
 
     async def ensure(self) -> None:
         """Issue a certificate if there is none that serves: it is revoked, for other names, of
-        another authority than new ones would be, or a third of its lifetime is all that is left.
+        another authority or with another chain than new ones would be, or a third of its lifetime
+        is all that is left.
         Nothing is done if the operator brings one. Raises `PKIError` if there is none to serve
         with; while an old one has not expired, a failure is logged and tried again."""
         leaf = self._leaf()
@@ -67,7 +68,7 @@ class ServerCertificate:
         )
         issued = await self._services.issuance.issue(prepared)
         leaf = x509.load_der_x509_certificate(issued.der)
-        chain = self._services.authorities.chain(prepared.issuer)
+        chain = self._services.authorities.linked_chain(prepared.issuer)
         write_private(self._path, self._key_pem(key) + pem_chain([leaf, *chain]))
 
     def _names(self) -> list[AltName]:
@@ -92,10 +93,15 @@ class ServerCertificate:
     async def _serves_on(self, leaf: x509.Certificate | None) -> bool:
         if leaf is None:
             return False
-        issuer = self._services.settings.profiles[PROFILE].issuer
+        authorities = self._services.authorities
+        issuer = authorities.current(self._services.settings.profiles[PROFILE].issuer)
         try:
-            leaf.verify_directly_issued_by(self._services.authorities.certificate(issuer))
+            leaf.verify_directly_issued_by(authorities.certificate(issuer))
         except (InvalidSignature, ValueError, TypeError):
+            return False
+        if not self._path.read_bytes().endswith(
+            pem_chain([leaf, *authorities.linked_chain(issuer)])
+        ):
             return False
         record = await self._services.database.lookup(
             lambda reader: inventory.by_serial(reader, issuer, leaf.serial_number)

@@ -99,7 +99,7 @@ class Issuance:
                 await self._check_approval(approval, request, decision)
             serial = self._new_serial()
             built = await self._template(profile, issuer, decision, serial)
-            return self._token(profile, request, decision, serial, built, approval)
+            return self._token(issuer, request, decision, serial, built, approval)
         except PKIError as error:
             await self.record_refusal(request, error)
             raise
@@ -170,7 +170,8 @@ class Issuance:
 
     async def _decide(self, request: CertificateRequest) -> tuple[Profile, Issuer, Decision]:
         profile = self._profile(request.profile)
-        issuer = self._signer.issuer(profile.issuer, _issuer_rule(profile.name))
+        current = self._signer.current(profile.issuer)
+        issuer = self._signer.issuer(current, _issuer_rule(profile.name))
         decision = decide(
             profile,
             issuer,
@@ -222,7 +223,7 @@ class Issuance:
 
     def _token(
         self,
-        profile: Profile,
+        issuer: Issuer,
         request: CertificateRequest,
         decision: Decision,
         serial: int,
@@ -231,8 +232,8 @@ class Issuance:
     ) -> Prepared:
         prepared = Prepared(
             id=self._new_id(),
-            issuer=profile.issuer,
-            profile=profile.name,
+            issuer=issuer.name,
+            profile=request.profile,
             serial=serial,
             tbs=built.tbs,
             signature_algorithm=built.signature_algorithm,

@@ -32,6 +32,10 @@ _SERIAL = 1 << 150
 class Paths(Protocol):
     """What is needed of the authorities."""
 
+    def current(self, name: str) -> str:
+        """The authority that issues now in the line of `name`; `PKIError` if there is none."""
+        ...
+
     def path(self, name: str) -> Sequence[x509.Certificate]:
         """Certificates from the authority's own up to its root; `PKIError` if there are none."""
         ...
@@ -63,7 +67,8 @@ def _lint(
     profile: Profile, authorities: Paths, http_base: str, now: dt.datetime
 ) -> Iterator[Finding]:
     try:
-        issuer = describe(profile.issuer, authorities.path(profile.issuer), http_base)
+        name = authorities.current(profile.issuer)
+        issuer = describe(name, authorities.path(name), http_base)
         issuer.check_purposes(
             profile.extended_key_usage, f"profiles.{profile.name}.extended_key_usage"
         )

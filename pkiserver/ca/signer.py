@@ -38,6 +38,10 @@ class Signer:
             cached = self._issuers[name] = (path, describe(name, path, self._http_base))
         return cached[1]
 
+    def current(self, name: str) -> str:
+        """The authority that issues now in the line of `name`."""
+        return self._authorities.current(name)
+
     def own_keys(self) -> frozenset[bytes]:
         """SHA-256 of the public keys of all authorities."""
         return frozenset(authority.spki_sha256 for authority in self._authorities.list())
