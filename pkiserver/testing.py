@@ -110,7 +110,9 @@ class PKI:
         from pkiserver.pkix.cert import serial_hex
         from pkiserver.pkix.pem import pem_chain
 
-        prepared = await issuing.prepare(runtime.services, order, key, _requester())
+        now = runtime.services.clock.now()
+        request = issuing.certificate_request(order, key, _requester(), now)
+        prepared = await runtime.services.issuance.prepare(request)
         issued = await runtime.services.issuance.issue(prepared)
         self._count += 1
         targets = files.Targets(self.home / f"issued-{self._count}", with_key=True)

@@ -12,9 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.app import Runtime
 from pkiserver.ca import history, inventory
+from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.inventory import Filter
 from pkiserver.ca.model import CertificateRecord, CertificateStatus, Reason
 from pkiserver.cli import files, issuing
+from pkiserver.cli.approved import WAITS, Draft, obtain, report_waiting
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
@@ -150,7 +152,8 @@ def issue(
     as_json: JSONOption = False,
 ) -> None:
     """Issue a certificate: BASE.key (for the owner alone) and BASE.crt (leaf first, chain after).
-    With --csr and no names, those of the request."""
+    With --csr and no names, those of the request. Where the profile needs approval, exit status 3
+    says that the request waits: the same command again, once it is approved, writes the files."""
     asked = issuing.alt_names(dns=dns, ip=ip, email=email, uri=uri, upn=upn)
     request = None if csr is None else csr_der(read_input(csr, what="--csr"))
     order = issuing.Order(profile, asked, cn, request, validity)
@@ -280,17 +283,29 @@ def _issue(
     home: Path, order: issuing.Order, targets: files.Targets, key: PrivateKey | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """The key is on the disk before there is a certificate for it, and gone if there is none."""
+    """The key is on the disk before there is a certificate for it, and gone if there is none; what
+    waits for approval is kept aside."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        prepared = await issuing.prepare(runtime.services, order, key, operator())
-        with targets.key_written(key):
-            issued = await runtime.services.issuance.issue(prepared)
-        chain = runtime.services.authorities.chain(prepared.issuer)
-        write_public(targets.certificate, pem_chain([issued.certificate, *chain]))
-        return (await _listed(runtime, [issued.record]))[0]
+    async def work(runtime: Runtime) -> dict[str, Any] | Approval:
+        services = runtime.services
+        draft = Draft.of(targets, services.issuance.profiles.get(order.profile))
+        used, kept = draft.key_and_csr(key)
+        now = services.clock.now()
+        request = issuing.certificate_request(order, used, operator(), now, kept=kept)
+        approval = await draft.approval(services, request, used)
+        if approval is not None and approval.status is ApprovalStatus.PENDING:
+            return approval
+        with targets.key_written(used):
+            record = await obtain(services, request, approval)
+            chain = services.authorities.chain(record.issuer)
+            write_public(targets.certificate, pem_chain([_certificate(record), *chain]))
+        draft.forget()
+        return (await _listed(runtime, [record]))[0]
 
     row = with_runtime(home, work)
+    if isinstance(row, Approval):
+        report_waiting(row, as_json)
+        raise typer.Exit(WAITS)
     paths = [str(path) for path in targets.paths]
     if as_json:
         print_json({**row, "files": paths})

@@ -9,13 +9,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from pkiserver.ca.authorities import key_kind
-from pkiserver.ca.model import CertificateRequest, Prepared, Requester
+from pkiserver.ca.model import CertificateRequest, Requester
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import configuration_error
 from pkiserver.keys import PrivateKey
 from pkiserver.pkix import algorithms, names
 from pkiserver.pkix.names import AltName, NameType
-from pkiserver.plugin import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +40,29 @@ def alt_names(**given: Sequence[str] | None) -> list[AltName]:
     )
 
 
-async def prepare(
-    services: Services, order: Order, key: PrivateKey | None, requester: Requester
-) -> Prepared:
-    """Raises `PKIError` for what policy refuses."""
-    now = services.clock.now()
+def certificate_request(
+    order: Order,
+    key: PrivateKey | None,
+    requester: Requester,
+    now: dt.datetime,
+    *,
+    kept: bytes | None = None,
+) -> CertificateRequest:
+    """What to ask of issuance; `kept` is the request an earlier run made for the key. Raises
+    `PKIError` CONFIGURATION without a key and a request."""
     if order.csr is not None:
         csr, known = order.csr, order.names or None
     elif key is not None:
-        csr, known = request_for(key, order.names, order.common_name), order.names
+        csr, known = kept or request_for(key, order.names, order.common_name), order.names
     else:
         raise configuration_error("there is neither a request nor a key to certify")
-    return await services.issuance.prepare(
-        CertificateRequest(
-            profile=order.profile,
-            requester=requester,
-            csr=csr,
-            names=known,
-            not_after=None if order.validity is None else now + order.validity,
-            subject_cn=order.common_name,
-        )
+    return CertificateRequest(
+        profile=order.profile,
+        requester=requester,
+        csr=csr,
+        names=known,
+        not_after=None if order.validity is None else now + order.validity,
+        subject_cn=order.common_name,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pkiserver import registry
-from pkiserver.cli import audit, ca, cert, server, status, token, why
+from pkiserver.cli import approvals, audit, ca, cert, server, status, token, why
 from pkiserver.cli.context import printable
 from pkiserver.errors import ErrorCode, PKIError
 
@@ -29,7 +29,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(pkiserver)
-    for group in (server, ca, cert, status, audit, token, why):
+    for group in (server, ca, cert, approvals, status, audit, token, why):
         group.add_to(app)
     for plugin in registry.available().values():
         if plugin.commands is not None:

@@ -7,7 +7,7 @@ import typer
 
 from pkiserver import registry
 from pkiserver.app import Runtime
-from pkiserver.ca import history
+from pkiserver.ca import approval_store, history
 from pkiserver.ca.history import Entry
 from pkiserver.cli.audit import entry_json
 from pkiserver.cli.context import (
@@ -45,7 +45,7 @@ REMEDIES: Mapping[ErrorCode, str] = {
     ErrorCode.ALREADY_REVOKED: "nothing to do: it is revoked for good",
     ErrorCode.BAD_REVOCATION_REASON: "give another reason; RFC 5280 section 5.3.1 lists them",
     ErrorCode.RATE_LIMITED: "wait, or raise the limit in pkiserver.toml",
-    ErrorCode.PENDING_APPROVAL: "a person has to approve it first",
+    ErrorCode.PENDING_APPROVAL: "have somebody else decide: 'pkiserver approvals list'",
     ErrorCode.UNAVAILABLE: "bring back what is away (often the authority's key) and try again",
     ErrorCode.CONFIGURATION: "run 'pkiserver check' and mend what it says",
     ErrorCode.INTERNAL: "the server's log has the details",
@@ -99,11 +99,12 @@ def why(
 def _known(reader: Reader, subject: str, plugins: Sequence[Plugin]) -> set[str]:
     """The names under which the audit log has the subject and what belongs to its story."""
     known = history.identities(reader, subject)
-    for plugin in plugins:
-        if plugin.related is not None:
-            for name in tuple(known):
-                for other in plugin.related(reader, name):
-                    known |= history.identities(reader, other)
+    sources = [plugin.related for plugin in plugins if plugin.related is not None]
+    # Twice the approvals: an order leads to one as well as one to its order.
+    for related in (approval_store.related, *sources, approval_store.related):
+        for name in tuple(known):
+            for other in related(reader, name):
+                known |= history.identities(reader, other)
     return known
 
 
