@@ -1,0 +1,139 @@
+"""Logins of the management systems that fetch one-time challenges over HTTPS.
+
+A login belongs to one `[scep.NAME]`. Its password is made by us, 160 random bits, so a plain
+SHA-256 of it is enough, and checking one costs an attacker's flood nothing much.
+"""
+
+import base64
+import binascii
+import hmac
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+from pkiserver.clock import epoch
+from pkiserver.errors import ErrorCode, PKIError, configuration_error
+from pkiserver.plugin import Services
+from pkiserver.storage import IntegrityError, Transaction
+from protocols.scep import challenge_store as store
+from protocols.scep.challenge_store import Login
+from protocols.scep.one_time import digest
+
+MOST_FAILURES = 10
+WINDOW = 60
+"""Seconds in which an address may fail `MOST_FAILURES` times; each failure is in the audit log, and
+beyond that nothing is checked, let alone recorded."""
+_MOST_ADDRESSES = 10_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_LONGEST_HEADER = 1024
+
+
+class Logins:
+    """Every login; `authenticate` may be called concurrently."""
+
+    def __init__(
+        self, services: Services, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    ) -> None:
+        self._services = services
+        self._random_bytes = random_bytes
+        self._failures: OrderedDict[str, list[int]] = OrderedDict()
+
+    async def add(self, name: str, label: str, *, actor: str) -> str:
+        """Make a login; its password, which cannot be had again. Raises `PKIError` CONFIGURATION
+        for a name that cannot be, CONFLICT for one that is taken."""
+        if not _NAME.fullmatch(name):
+            raise configuration_error(f"{name[:100]!r} is no name: letters, digits and ._@- only")
+        password = base64.b32encode(self._random_bytes(20)).decode().lower()
+        login = Login(name, label, epoch(self._services.clock.now()), actor)
+
+        def work(tx: Transaction) -> None:
+            store.insert_login(tx, login, digest(password))
+            self._audit(tx, actor, "scep.login.add", name, label)
+
+        try:
+            await self._services.database.write(work)
+        except IntegrityError:
+            raise PKIError(ErrorCode.CONFLICT, f"there is a login {name!r} already") from None
+        return password
+
+    async def remove(self, name: str, *, actor: str) -> None:
+        """Raises `PKIError` NOT_FOUND if there is none."""
+
+        def work(tx: Transaction) -> None:
+            if not store.delete_login(tx, name):
+                raise PKIError(ErrorCode.NOT_FOUND, f"there is no login {name!r}")
+            self._audit(tx, actor, "scep.login.remove", name, None)
+
+        await self._services.database.write(work)
+
+    async def list(self) -> list[Login]:
+        return await self._services.database.read(store.logins)
+
+    async def authenticate(self, header: str | None, address: str) -> Login:
+        """Whose credentials (RFC 7617) these are. Raises `PKIError` UNAUTHORIZED, or RATE_LIMITED
+        after too many failures from `address`."""
+        now = epoch(self._services.clock.now())
+        self._refuse_crowd(address, now)
+        if header is None:  # a client that waits to be asked
+            raise PKIError(ErrorCode.UNAUTHORIZED, "a name and a password are needed")
+        name, password = _credentials(header)
+        known = await self._services.database.lookup(lambda reader: store.login(reader, name))
+        expected = bytes(32) if known is None else known[1]
+        if hmac.compare_digest(digest(password), expected) and known is not None:
+            return known[0]
+        self._note(address, now)
+        await self._services.database.write(
+            lambda tx: self._services.audit.append(
+                tx,
+                actor=f"scep:{name[:64]}",
+                action="scep.login.refuse",
+                object=f"login:{name[:64]}",
+                outcome="refused",
+                detail={
+                    "cause": "no such login" if known is None else "wrong password",
+                    "address": address,
+                },
+            )
+        )
+        raise PKIError(ErrorCode.UNAUTHORIZED, "the name or the password is wrong")
+
+    def _refuse_crowd(self, address: str, now: int) -> None:
+        failures = [at for at in self._failures.get(address, ()) if at > now - WINDOW]
+        if len(failures) >= MOST_FAILURES:
+            raise PKIError(
+                ErrorCode.RATE_LIMITED,
+                "too many wrong passwords from this address",
+                retry_after=max(1, failures[0] + WINDOW - now),
+            )
+
+    def _note(self, address: str, now: int) -> None:
+        failures = self._failures.setdefault(address, [])
+        failures.append(now)
+        del failures[:-MOST_FAILURES]
+        self._failures.move_to_end(address)
+        if len(self._failures) > _MOST_ADDRESSES:
+            self._failures.popitem(last=False)
+
+    def _audit(
+        self, tx: Transaction, actor: str, action: str, name: str, label: str | None
+    ) -> None:
+        detail = {} if label is None else {"label": label}
+        self._services.audit.append(
+            tx, actor=actor, action=action, object=f"login:{name}", detail=detail
+        )
+
+
+def _credentials(header: str) -> tuple[str, str]:
+    """RFC 7617 section 2: scheme in any case, base64 of `name:password`."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() == "basic" and len(header) <= _LONGEST_HEADER:
+        try:
+            text = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            text = ""
+        name, colon, password = text.partition(":")
+        if colon and name:
+            # NDES is asked as DOMAIN\name.
+            return name.rpartition("\\")[2], password
+    raise PKIError(ErrorCode.UNAUTHORIZED, "Authorization is not of the form of RFC 7617")
