@@ -238,6 +238,7 @@ async def _core(
         approvals=Approvals(database, clock, audit, issuance, settings.approvals),
         revocation=revocation,
         status=status,
+        keys=keys,
         derive_secret=keys.derive,
         state=state,
         listeners=tuple(listeners),

@@ -22,6 +22,7 @@ from pkiserver.ca.revocation import Revocation
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock
 from pkiserver.config import CoreSettings, Section
+from pkiserver.keys import KeyProvider
 from pkiserver.storage import Database, Reader
 from pkiserver.web.problems import Render
 
@@ -42,6 +43,8 @@ class Services:
     approvals: Approvals
     revocation: Revocation
     status: StatusService
+    keys: KeyProvider
+    """For keys of a protocol's own; those of the authorities are in `authorities`."""
     derive_secret: Callable[[str], bytes]
     """A secret of 32 bytes for a label, derived from the key provider's; the same every time."""
     state: Path

@@ -31,11 +31,11 @@ from pkiserver.ca.model import (
     TxHook,
 )
 from pkiserver.ca.policy import Decision, decide
-from pkiserver.ca.profiles import Profile, compile_profiles
+from pkiserver.ca.profiles import Profile, compile_profile, compile_profiles
 from pkiserver.ca.recovery import Recovery, finish
 from pkiserver.ca.signer import Signer
 from pkiserver.clock import Clock, epoch
-from pkiserver.config import CoreSettings
+from pkiserver.config import CoreSettings, ProfileSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import cert, csr
 from pkiserver.pkix.algorithms import cheap_to_sign
@@ -74,7 +74,7 @@ class Issuance:
         self._clock = clock
         self._audit = audit
         self._random_bytes = random_bytes
-        self._profiles = compile_profiles(settings)
+        self._profiles = dict(compile_profiles(settings))
         self._signer = Signer(authorities, settings.server.http_base)
         self._recovery = Recovery(database, clock, audit, self._signer, self._profiles)
         self._tokens: OrderedDict[str, tuple[Prepared, dt.datetime]] = OrderedDict()
@@ -83,6 +83,12 @@ class Issuance:
     def profiles(self) -> Mapping[str, Profile]:
         """The compiled profiles by name."""
         return self._profiles
+
+    def add_profile(self, name: str, settings: ProfileSettings) -> None:
+        """A profile for certificates of the server's own, such as a protocol's registration
+        authority. Its name is none that can be configured. To be added by every process before it
+        recovers or issues."""
+        self._profiles[name] = compile_profile(name, settings)
 
     async def prepare(
         self, request: CertificateRequest, *, approval: str | None = None, unattended: bool = False

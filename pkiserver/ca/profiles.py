@@ -89,6 +89,15 @@ def compile_profiles(settings: CoreSettings) -> Mapping[str, Profile]:
     return MappingProxyType(found)
 
 
+def compile_profile(name: str, settings: ProfileSettings) -> Profile:
+    """One of the server's own. Raises `PKIError` CONFIGURATION."""
+    problems: list[str] = []
+    profile = _Compiler(f"profile {name}", problems).compile(name, settings)
+    if problems:
+        raise configuration_error("\n".join(problems))
+    return profile
+
+
 class _Compiler:
     """Compiles one profile and collects what is wrong with it."""
 

@@ -39,8 +39,10 @@ class Refusal(PKIError):
 
 
 FAIL_INFO_OF_CODE: Mapping[ErrorCode, FailInfo] = MappingProxyType(
-    {code: FailInfo.BAD_REQUEST for code in ErrorCode}
+    dict.fromkeys(ErrorCode, FailInfo.BAD_REQUEST)
     | {
+        ErrorCode.BAD_ALGORITHM: FailInfo.BAD_ALG,
+        ErrorCode.BAD_SIGNATURE: FailInfo.BAD_MESSAGE_CHECK,
         ErrorCode.MALFORMED: FailInfo.BAD_MESSAGE_CHECK,
         ErrorCode.BAD_PUBLIC_KEY: FailInfo.BAD_ALG,
         ErrorCode.NOT_FOUND: FailInfo.BAD_CERT_ID,
@@ -56,9 +58,7 @@ def fail_info(error: PKIError) -> FailInfo:
     """The failInfo of any refusal."""
     if isinstance(error, Refusal):
         return error.fail_info
-    if error.rule in _BY_RULE:
-        return _BY_RULE[error.rule]
-    return FAIL_INFO_OF_CODE[error.code]
+    return _BY_RULE.get(error.rule or "", FAIL_INFO_OF_CODE[error.code])
 
 
 def fail_info_text(error: PKIError) -> str:
