@@ -269,3 +269,32 @@ async def test_close_finishes_what_was_accepted_and_refuses_the_rest(tmp_path: P
     again = await open_at(tmp_path)
     assert len(await names(again)) == 200
     await again.close()
+
+
+async def test_the_change_mark_moves_with_every_commit_of_anybody(tmp_path: Path) -> None:
+    one, two = await open_at(tmp_path), await open_at(tmp_path)
+    await one.write(lambda tx: tx.execute(TABLE))
+    for number in range(6):
+        writer = (one, two)[number % 2]
+        before = [await each.change_mark() for each in (one, two)]
+        assert before == [await each.change_mark() for each in (one, two)]
+        await writer.write(lambda tx, n=number: insert(tx, n, str(n)))  # type: ignore[misc]
+        after = [await each.change_mark() for each in (one, two)]
+        assert all(old != new for old, new in zip(before, after, strict=True))
+    await one.close()
+    await two.close()
+
+
+async def test_the_change_mark_stays_while_nobody_commits(database: Database) -> None:
+    before = await database.change_mark()
+    await names(database)
+    await database.lookup(lambda reader: reader.all("SELECT id FROM things"))
+    assert await database.change_mark() == before
+
+
+async def test_no_change_mark_of_a_closed_database(tmp_path: Path) -> None:
+    closed = await open_at(tmp_path)
+    await closed.close()
+    with pytest.raises(PKIError) as caught:
+        await closed.change_mark()
+    assert caught.value.code is ErrorCode.UNAVAILABLE
