@@ -151,6 +151,9 @@ def add_pending(tx: Transaction, new: NewAuthority, now: int) -> bool:
         f"AND certificates.profile = '{CA_PROFILE}' AND certificates.status = 'signing')",
         (new.name, new.parent, new.csr, b"", new.key_id, new.spki_sha256, now),
     )
+    if won:
+        # What was interrupted may have had a place in a line; whoever takes over says his own.
+        tx.execute("DELETE FROM successions WHERE successor = ?", (new.name,))
     tx.execute(
         "INSERT INTO status_generations (issuer, generation) VALUES (?, 1) "
         "ON CONFLICT (issuer) DO NOTHING",
@@ -183,10 +186,10 @@ def activate(
 
 
 def retire(tx: Transaction, name: str) -> bool:
-    """Active to retired."""
+    """Active to retired; so is one that awaits an answer which is not wanted any more."""
     changed = tx.execute(
         f"UPDATE authorities SET status = 'retired', generation = {_NEXT_GENERATION} "
-        "WHERE name = ? AND status = 'active'",
+        "WHERE name = ? AND (status = 'active' OR status = 'pending' AND csr IS NOT NULL)",
         (name,),
     )
     return changed == 1
@@ -195,14 +198,10 @@ def retire(tx: Transaction, name: str) -> bool:
 def succeed(
     tx: Transaction, predecessor: str, successor: str, activates: int | None, now: int
 ) -> bool:
-    """Name the next authority of a line; False if there is another one. The row of one whose
-    making was interrupted is written anew."""
+    """Name the next authority of a line; False if there is one."""
     changed = tx.execute(
         "INSERT INTO successions (predecessor, successor, created, activates) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT (predecessor) DO UPDATE SET successor = excluded.successor, "
-        "created = excluded.created, activates = excluded.activates "
-        "WHERE EXISTS (SELECT 1 FROM authorities WHERE name = successions.successor "
-        "AND status = 'pending' AND csr IS NULL)",
+        "ON CONFLICT (predecessor) DO NOTHING",
         (predecessor, successor, now, activates),
     )
     return changed == 1
