@@ -26,6 +26,8 @@ JSON = "application/json"
 PEM_CHAIN = "application/pem-certificate-chain"
 POLL_AFTER = 1
 """Seconds of Retry-After while something is processing."""
+POLL_APPROVAL_AFTER = 30
+"""Likewise while a second person has to approve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ class Endpoints:
 
     async def order(self, call: Call) -> Reply:
         messages.require_post_as_get(call.payload)
-        return self._order_reply(await self.orders.get(call.owner, call.ids[0]), 200)
+        state = await self.orders.get(call.owner, call.ids[0])
+        return self._order_reply(await self.finalizer.resume(call.owner, state), 200)
 
     async def finalize(self, call: Call) -> Reply:
         if call.ids[1] != "finalize":
@@ -259,7 +262,11 @@ class Endpoints:
             status,
             messages.order_json(view),
             location=url,
-            retry_after=_poll(state.status is OrderStatus.PROCESSING),
+            retry_after=(
+                POLL_APPROVAL_AFTER
+                if order.waits
+                else _poll(state.status is OrderStatus.PROCESSING)
+            ),
         )
 
     def _authorization_reply(

@@ -92,6 +92,7 @@ def create(services: Services, settings: Mapping[str, ACMESettings]) -> Protocol
     async def sweep() -> None:
         for endpoints in built.values():
             await endpoints.finalizer.sweep(ABANDONED)
+            await endpoints.finalizer.resume_decided()
             await endpoints.validation.sweep()
 
     async def recover() -> None:

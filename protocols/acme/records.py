@@ -82,6 +82,13 @@ class Order:
     replaces: str | None
     replaces_sent: str | None
     created: int
+    approval: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """For a second person to decide, or to be issued since one approved."""
+        processing = self.status is OrderStatus.PROCESSING
+        return processing and self.approval is not None and self.certificate is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ ACCOUNT = (
 )
 ORDER = (
     "id, account, status, identifiers, profile, profile_sent, not_before, not_after, expires, "
-    "error, csr_sha256, certificate, replaces, replaces_sent, created"
+    "error, csr_sha256, certificate, replaces, replaces_sent, created, approval"
 )
 AUTHORIZATION = "id, account, type, value, sent, wildcard, status, expires, created"
 CHALLENGE = "id, authorization_id, position, type, token, status, started, validated, error"
@@ -159,7 +166,7 @@ def order(row: Row) -> Order:
     identifiers = tuple(NamedIdentifier(*item) for item in json.loads(row[3]))
     return Order(
         row[0], row[1], OrderStatus(row[2]), identifiers, row[4], bool(row[5]), row[6], row[7],
-        row[8], _json(row[9]), row[10], row[11], row[12], row[13], row[14],
+        row[8], _json(row[9]), row[10], row[11], row[12], row[13], row[14], row[15],
     )  # fmt: skip
 
 

@@ -2,26 +2,34 @@
 
 Order to `processing` in the transaction that records the serial, order to `valid` in the one that
 stores the certificate. Of concurrent requests exactly one issues; the others see the order as it
-then is. Signing goes on when the client does not wait; what a crash interrupts, the sweep ends."""
+then is. Signing goes on when the client does not wait; what a crash interrupts, the sweep ends.
+
+Where the profile needs a second person, the order is `processing` from when the request is filed.
+Whoever looks at it after the decision, the client or the sweep, takes it to its end."""
 
 import asyncio
 import datetime as dt
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
+from pkiserver.ca.approval_store import require_approved
+from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.model import CertificateRequest, CertificateStatus, Prepared, Requester
 from pkiserver.clock import from_epoch
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
+from pkiserver.pkix.csr import parse as csr_of
 from pkiserver.storage import Reader, Transaction
 from protocols.acme import jwk
 from protocols.acme.caa import check_caa
 from protocols.acme.challenges import ChallengeContext, ChallengeType, ValidationFailed
 from protocols.acme.probe import Prober, run
-from protocols.acme.problems import Problem, ProblemType
+from protocols.acme.problems import Problem, ProblemType, problem_from
 from protocols.acme.records import Account, Challenge, Order
 from protocols.acme.service.accounts import require_still_valid
 from protocols.acme.service.directory import Directory
@@ -29,6 +37,7 @@ from protocols.acme.service.names import alt_name, wire
 from protocols.acme.service.orders import Orders, OrderState
 from protocols.acme.service.validation import PROBLEM_OF_FAILURE
 from protocols.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
+from protocols.acme.store import accounts as account_store
 from protocols.acme.store import authorizations as authorization_store
 from protocols.acme.store import orders as store
 
@@ -39,6 +48,15 @@ PATIENCE = 5.0
 ABANDONED = dt.timedelta(seconds=60)
 """What has been processing for so long without an end belongs to a process that is gone."""
 _SECOND = dt.timedelta(seconds=1)
+_TRY_AGAIN = frozenset(
+    {ErrorCode.CONFLICT, ErrorCode.UNAVAILABLE, ErrorCode.CONFIGURATION, ErrorCode.INTERNAL}
+)
+"""Refusals of an approved order that say nothing about it: another process was faster, or something
+is away."""
+_TRY_AGAIN_PROBLEMS = frozenset(
+    {ProblemType.ORDER_NOT_READY, ProblemType.DNS, ProblemType.CONNECTION,
+     ProblemType.SERVER_INTERNAL}
+)  # fmt: skip
 
 
 class Finalizer:
@@ -58,6 +76,7 @@ class Finalizer:
         self._orders = orders
         self._prober = prober
         self._tasks: set[asyncio.Task[None]] = set()
+        self._resuming: set[str] = set()
 
     async def finalize(
         self, account: Account, order_id: str, csr: bytes, address: str
@@ -66,20 +85,27 @@ class Finalizer:
         state = await self._orders.get(account, order_id)
         digest = hashlib.sha256(csr).digest()
         if self._repeated(state, digest):
-            return state
+            return await self.resume(account, state)
         if state.status is not OrderStatus.READY:
             raise _not_ready(state.status)
         self._require_profile(state.order.profile)
         request = self._request(account, state, csr, address)
         try:
             await self._check_caa(account, state)
+            if self._services.issuance.profiles[request.profile].requires_approval:
+                return await self._file(account, state, request, digest)
             prepared = await self._services.issuance.prepare(request)
-            self._refuse_account_key(account, prepared)
+            self._refuse_account_key(account, prepared.spki_sha256)
         except Problem as problem:
             await self._record(request, problem)
             raise
+
+        def begin(tx: Transaction) -> bool:
+            now = self._directory.now()
+            return store.begin_issuance(tx, order_id, digest, prepared.id, now)
+
         try:
-            done = await self._issue(account, state, prepared, digest)
+            done = await self._issue(account, state, prepared, begin)
         except Problem as problem:
             current = await self._orders.get(account, order_id)
             if self._repeated(current, digest):
@@ -108,9 +134,9 @@ class Finalizer:
         accepted = state.status in (OrderStatus.PROCESSING, OrderStatus.VALID)
         return accepted and state.order.csr_sha256 == digest
 
-    def _refuse_account_key(self, account: Account, prepared: Prepared) -> None:
+    def _refuse_account_key(self, account: Account, certified: bytes) -> None:
         """RFC 8555 section 11.1: the account key must not be certified."""
-        if prepared.spki_sha256 == spki_sha256(jwk.load(account.jwk)):
+        if certified == spki_sha256(jwk.load(account.jwk)):
             raise Problem(ProblemType.BAD_CSR, "the CSR is for the account's own key")
 
     def _request(
@@ -132,19 +158,22 @@ class Finalizer:
         )
 
     async def _issue(
-        self, account: Account, state: OrderState, prepared: Prepared, digest: bytes
+        self,
+        account: Account,
+        state: OrderState,
+        prepared: Prepared,
+        begin: Callable[[Transaction], bool],
     ) -> bool:
-        """Whether the certificate is there; if not, it is being signed."""
-        order_id = state.order.id
+        """Whether the certificate is there; if not, it is being signed. `begin` takes the order to
+        it and says whether it won."""
 
         def reserve(tx: Transaction) -> None:
             self._require_authorized(tx, account, state)
-            now = self._directory.now()
-            if not store.begin_issuance(tx, order_id, digest, prepared.id, now):
+            if not begin(tx):
                 raise _not_ready(None)
 
         def complete(tx: Transaction) -> None:
-            store.order_issued(tx, order_id)
+            store.order_issued(tx, state.order.id)
 
         async def issue() -> None:
             await self._services.issuance.issue(prepared, on_reserved=reserve, on_issued=complete)
@@ -156,6 +185,88 @@ class Finalizer:
         if task.done():
             task.result()
         return task.done()
+
+    # Approval
+
+    async def _file(
+        self, account: Account, state: OrderState, request: CertificateRequest, digest: bytes
+    ) -> OrderState:
+        """Ready to processing, in the transaction that files the request."""
+        order = state.order
+
+        def hold(tx: Transaction, approval: Approval) -> None:
+            self._refuse_account_key(account, csr_of(request.csr).spki_sha256)
+            self._require_authorized(tx, account, state)
+            if not store.await_approval(tx, order.id, digest, approval.id, self._directory.now()):
+                raise _not_ready(None)
+
+        await self._services.approvals.require(request, order.id, on_filed=hold)
+        return await self._orders.get(account, order.id)
+
+    async def resume(self, account: Account, state: OrderState) -> OrderState:
+        """The order; one that waited for a second person, and is not waiting any more, is taken to
+        its end."""
+        order = state.order
+        if not order.waits or order.approval is None or order.id in self._resuming:
+            return state
+        self._resuming.add(order.id)
+        try:
+            if not await self._decided(account, state, order.approval):
+                return state
+        except PKIError as error:
+            await self._refuse(order, problem_from(error), final=error.code not in _TRY_AGAIN)
+        except Problem as problem:
+            await self._refuse(order, problem, final=not _may_pass(problem))
+        finally:
+            self._resuming.discard(order.id)
+        return await self._orders.get(account, order.id)
+
+    async def _decided(self, account: Account, state: OrderState, approval_id: str) -> bool:
+        """Issue what was approved; False while nobody has decided. Raises for a rejected or
+        expired one."""
+        approval = await self._services.approvals.get(approval_id)
+        if approval.status is ApprovalStatus.PENDING:
+            return False
+        require_approved(approval)
+        self._require_profile(state.order.profile)
+        request = self._request(account, state, approval.csr, approval.address or "")
+        await self._check_caa(account, state)
+        prepared = await self._services.issuance.prepare(request, approval=approval.id)
+
+        def begin(tx: Transaction) -> bool:
+            return store.begin_approved(tx, state.order.id, prepared.id)
+
+        await self._issue(account, state, prepared, begin)
+        return True
+
+    async def _refuse(self, order: Order, problem: Problem, *, final: bool) -> None:
+        """End an order that waited; unless another look at it may find it otherwise."""
+        if not final:
+            log.warning("an approved order cannot be issued yet", order=order.id, why=str(problem))
+            return
+        await self._services.database.write(lambda tx: self._end(tx, order, problem.to_json()))
+
+    def _end(self, tx: Transaction, order: Order, error: dict[str, Any]) -> None:
+        if store.approval_refused(tx, order.id, error):
+            self._services.audit.append(
+                tx, actor="system:acme", action="acme.order.refuse", object=order.id,
+                outcome="refused",
+                detail={"cause": error["detail"], "approval": order.approval},
+            )  # fmt: skip
+
+    async def resume_decided(self) -> None:
+        """Scheduled work: orders whose clients do not look."""
+        for account, state in await self._services.database.read(self._decided_orders):
+            await self.resume(account, state)
+
+    def _decided_orders(self, reader: Reader) -> list[tuple[Account, OrderState]]:
+        found: list[tuple[Account, OrderState]] = []
+        for order in store.orders_decided(reader, self._directory.now()):
+            account = account_store.account(reader, self._directory.name, order.account)
+            if account is not None:
+                authorizations = tuple(store.order_authorizations(reader, order.id))
+                found.append((account, OrderState(order, order.status, authorizations)))
+        return found
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -247,6 +358,13 @@ class Finalizer:
 def _not_ready(status: OrderStatus | None) -> Problem:
     detail = "the order is not ready" + ("" if status is None else f": it is {status}")
     return Problem(ProblemType.ORDER_NOT_READY, detail)
+
+
+def _may_pass(problem: Problem) -> bool:
+    """Whether another look may end otherwise: of names, one that could not be looked up does."""
+    if problem.subproblems:
+        return any(map(_may_pass, problem.subproblems))
+    return problem.type in _TRY_AGAIN_PROBLEMS
 
 
 def _moment(seconds: int | None) -> dt.datetime | None:

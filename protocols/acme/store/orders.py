@@ -34,11 +34,12 @@ def insert_order(
     """Raises `IntegrityError` if another live order replaces the same certificate."""
     error = None if new.error is None else json.dumps(new.error)
     tx.execute(
-        f"INSERT INTO acme_orders ({records.ORDER}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO acme_orders ({records.ORDER}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             new.id, new.account, status, records.identifiers_to_json(new.identifiers),
             new.profile, int(new.profile_sent), new.not_before, new.not_after, new.expires, error,
             new.csr_sha256, new.certificate, new.replaces, new.replaces_sent, new.created,
+            new.approval,
         ),
     )  # fmt: skip
     tx.execute_many(
@@ -102,6 +103,41 @@ def begin_issuance(
     )
 
 
+def await_approval(
+    tx: Transaction, order_id: str, csr_sha256: bytes, approval: str, now: int
+) -> bool:
+    """Ready to processing, before it expires; a second person decides how it goes on."""
+    return won(
+        tx.execute(
+            "UPDATE acme_orders SET status = 'processing', csr_sha256 = ?, approval = ? "
+            "WHERE id = ? AND status = 'ready' AND expires > ?",
+            (csr_sha256, approval, order_id, now),
+        )
+    )
+
+
+def begin_approved(tx: Transaction, order_id: str, certificate: str) -> bool:
+    """The certificate of an order that waited; still processing."""
+    return won(
+        tx.execute(
+            "UPDATE acme_orders SET certificate = ? WHERE id = ? AND status = 'processing' "
+            "AND approval IS NOT NULL AND certificate IS NULL",
+            (certificate, order_id),
+        )
+    )
+
+
+def approval_refused(tx: Transaction, order_id: str, error: dict[str, Any]) -> bool:
+    """Processing to invalid, for one that still waits."""
+    return won(
+        tx.execute(
+            "UPDATE acme_orders SET status = 'invalid', error = ? WHERE id = ? "
+            "AND status = 'processing' AND approval IS NOT NULL AND certificate IS NULL",
+            (json.dumps(error), order_id),
+        )
+    )
+
+
 def order_issued(tx: Transaction, order_id: str) -> bool:
     """Processing to valid."""
     return won(
@@ -124,5 +160,21 @@ def order_failed(tx: Transaction, order_id: str, error: dict[str, Any]) -> bool:
 
 
 def orders_processing(reader: Reader) -> list[Order]:
-    rows = reader.all(f"SELECT {records.ORDER} FROM acme_orders WHERE status = 'processing'")
+    """Those whose certificate is being made."""
+    rows = reader.all(
+        f"SELECT {records.ORDER} FROM acme_orders WHERE status = 'processing' "
+        "AND (certificate IS NOT NULL OR approval IS NULL)"
+    )
+    return [records.order(row) for row in rows]
+
+
+def orders_decided(reader: Reader, now: int) -> list[Order]:
+    """Those that wait for an approval which is not pending any more."""
+    rows = reader.all(
+        f"SELECT {records.ORDER} FROM acme_orders WHERE status = 'processing' "
+        "AND certificate IS NULL AND approval IS NOT NULL AND NOT EXISTS (SELECT 1 FROM approvals "
+        "WHERE approvals.id = acme_orders.approval AND approvals.status = 'pending' "
+        "AND approvals.expires > ?)",
+        (now,),
+    )
     return [records.order(row) for row in rows]
