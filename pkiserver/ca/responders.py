@@ -11,35 +11,30 @@ import asyncio
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
-    CertificatePublicKeyTypes,
 )
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pkiserver.ca import encoding, ledger
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.issuer import key_identifier
-from pkiserver.ca.model import Authority, Prepared, Requester
-from pkiserver.ca.template import throw_away_key
+from pkiserver.ca.model import Authority, Prepared
+from pkiserver.ca.responder_certificate import REQUESTER, key_kind, own_certificate, prepare
 from pkiserver.clock import Clock, epoch, from_epoch
 from pkiserver.config import CoreSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import KeyProvider, PrivateKey, sign
-from pkiserver.pkix import algorithms, cert
+from pkiserver.pkix import cert
 from pkiserver.storage import Database, Reader, Row, Transaction
 
-PROFILE = "ocsp-responder"
-BACKDATE = dt.timedelta(minutes=5)
 _LEASE = dt.timedelta(minutes=1)
-_REQUESTER = Requester("status", "ocsp")
+_GIVEN_UP = dt.timedelta(hours=1)
+"""After so long whoever was making a responder has crashed."""
 
 _BEST = (
     "SELECT key_id, certificate, not_before, not_after FROM responders "
@@ -62,10 +57,13 @@ class Responder:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What `reserve` makes durable, and the key it is for."""
+    """A responder that is going to be made."""
 
-    prepared: Prepared
+    authority: Authority
+    serial: int
     key_id: str
+    now: dt.datetime
+    validity: dt.timedelta
 
 
 class Responders:
@@ -123,21 +121,31 @@ class Responders:
             raise PKIError(ErrorCode.CONFLICT, "another process is making a responder; try again")
 
     async def forget_expired(self) -> int:
-        """Delete the keys of responders whose certificates are over; how many."""
-        now = epoch(self._clock.now())
-        rows = await self._database.read(
-            lambda reader: reader.all("SELECT key_id FROM responders WHERE not_after < ?", (now,))
-        )
-        for (key_id,) in rows:
-            await self._keys.delete(key_id)
-        if rows:
-            ids = [str(key_id) for (key_id,) in rows]
-            await self._database.write(
-                lambda tx: tx.execute_many(
-                    "DELETE FROM responders WHERE key_id = ?", [(key_id,) for key_id in ids]
-                )
+        """Delete the keys of responders whose certificates are over, and those a crash left
+        without a certificate; how many."""
+        now = self._clock.now()
+
+        def work(reader: Reader) -> list[Row]:
+            over = reader.all("SELECT key_id FROM responders WHERE not_after < ?", (epoch(now),))
+            left = reader.all(
+                "SELECT key_id FROM responder_drafts WHERE begun < ?", (epoch(now - _GIVEN_UP),)
             )
+            return over + left
+
+        rows = await self._database.read(work)
+        for (key_id,) in rows:
+            await self._forget(key_id)
         return len(rows)
+
+    async def _forget(self, key_id: str) -> None:
+        """The key goes before the row that knows of it."""
+
+        def work(tx: Transaction) -> None:
+            tx.execute("DELETE FROM responders WHERE key_id = ?", (key_id,))
+            tx.execute("DELETE FROM responder_drafts WHERE key_id = ?", (key_id,))
+
+        await self._keys.delete(key_id)
+        await self._database.write(work)
 
     def _near_its_end(self, row: Row, now: dt.datetime) -> bool:
         """Renewed when a quarter of the lifetime is left, sooner if answers run longer than that,
@@ -149,14 +157,12 @@ class Responders:
 
     async def _make(self, authority: Authority, validity: dt.timedelta, *, force: bool) -> bool:
         key = load_key(self._authorities.key, authority.name)
-        now = self._clock.now().replace(microsecond=0)
+        draft = self._draft(authority, validity)
         holder = self._random_bytes(8).hex()
-        if not await self._database.write(
-            lambda tx: self._claim(tx, authority.name, holder, now, force=force)
-        ):
+        if not await self._database.write(lambda tx: self._claim(tx, draft, holder, force=force)):
             return False
         try:
-            await self._issue(authority, key, now, validity)
+            await self._issue(draft, key)
         finally:
             await self._database.write(
                 lambda tx: tx.execute(
@@ -166,58 +172,65 @@ class Responders:
             )
         return True
 
-    def _claim(
-        self, tx: Transaction, issuer: str, holder: str, now: dt.datetime, *, force: bool
-    ) -> bool:
-        """Take the lease, unless somebody has it or has just done the work."""
-        row = self.find(tx, issuer, now)
-        if not force and row is not None and not self._near_its_end(row, now):
-            return False
-        return bool(
-            tx.execute(
-                "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-                "until = excluded.until WHERE leases.until <= ?",
-                (_lease(issuer), holder, epoch(now + _LEASE), epoch(now)),
-            )
-        )
-
-    async def _issue(
-        self, authority: Authority, key: PrivateKey, now: dt.datetime, validity: dt.timedelta
-    ) -> None:
-        """Serial and intent are durable before the signature, as for any certificate."""
+    def _draft(self, authority: Authority, validity: dt.timedelta) -> _Draft:
         # The top bit stays free, so that the number is positive in 20 octets (RFC 5280 4.1.2.2).
         serial = int.from_bytes(self._random_bytes(20)) >> 1
         key_id = f"ocsp-{authority.name}-{cert.serial_hex(serial)[:16]}"
-        own_key = await self._keys.generate(key_id, "p256")
+        now = self._clock.now().replace(microsecond=0)
+        return _Draft(authority, serial, key_id, now, validity)
+
+    def _claim(self, tx: Transaction, draft: _Draft, holder: str, *, force: bool) -> bool:
+        """Take the lease, unless somebody has it or has just done the work, and note which key is
+        going to be made: a crash leaves no key that nobody knows of."""
+        issuer, now = draft.authority.name, draft.now
+        row = self.find(tx, issuer, now)
+        if not force and row is not None and not self._near_its_end(row, now):
+            return False
+        won = tx.execute(
+            "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
+            "until = excluded.until WHERE leases.until <= ?",
+            (_lease(issuer), holder, epoch(now + _LEASE), epoch(now)),
+        )
+        if won:
+            tx.execute(
+                "INSERT INTO responder_drafts (key_id, begun) VALUES (?, ?)",
+                (draft.key_id, epoch(now)),
+            )
+        return bool(won)
+
+    async def _issue(self, draft: _Draft, key: PrivateKey) -> None:
+        """Serial and intent are durable before the signature, as for any certificate."""
         try:
-            prepared = _prepare(authority, own_key, serial, now, validity)
-            draft = _Draft(prepared, key_id)
-            await self._database.write(lambda tx: ledger.reserve(tx, prepared, epoch(now)))
+            issuer = own_certificate(draft.authority)
+            own_key = await self._keys.generate(draft.key_id, key_kind(issuer))
+            prepared = prepare(draft.authority, own_key, draft.serial, draft.now, draft.validity)
+            await self._database.write(lambda tx: ledger.reserve(tx, prepared, epoch(draft.now)))
             signature = await sign(key, prepared.tbs)
             der = cert.assemble(prepared.tbs, prepared.signature_algorithm, signature)
-            x509.load_der_x509_certificate(der).verify_directly_issued_by(_certificate(authority))
-            await self._database.write(lambda tx: self._complete(tx, draft, der))
+            x509.load_der_x509_certificate(der).verify_directly_issued_by(issuer)
+            await self._database.write(lambda tx: self._complete(tx, draft, prepared, der))
         except BaseException:
-            await self._give_up(serial, key_id)
+            await self._give_up(draft)
             raise
 
-    async def _give_up(self, serial: int, key_id: str) -> None:
+    async def _give_up(self, draft: _Draft) -> None:
         """Delete the key, unless its responder was stored after all: who is cancelled while it
         waits for a commit cannot tell."""
 
         def work(tx: Transaction) -> bool:
-            certificate_id = cert.serial_hex(serial)
+            certificate_id = cert.serial_hex(draft.serial)
             ledger.abandon(tx, certificate_id)
             return ledger.issued(tx, certificate_id) is None
 
         if await self._database.write(work):
-            await self._keys.delete(key_id)
+            await self._forget(draft.key_id)
 
-    def _complete(self, tx: Transaction, draft: _Draft, der: bytes) -> None:
-        prepared = draft.prepared
+    def _complete(self, tx: Transaction, draft: _Draft, prepared: Prepared, der: bytes) -> None:
         if not ledger.complete(tx, prepared.id, der):
             raise PKIError(ErrorCode.CONFLICT, "the responder's certificate was finished elsewhere")
+        if not tx.execute("DELETE FROM responder_drafts WHERE key_id = ?", (draft.key_id,)):
+            raise PKIError(ErrorCode.CONFLICT, "making the responder took too long")
         tx.execute(
             "INSERT INTO responders (key_id, issuer, certificate, not_before, not_after) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -228,7 +241,7 @@ class Responders:
         )  # fmt: skip
         self._audit.append(
             tx,
-            actor=str(_REQUESTER),
+            actor=str(REQUESTER),
             action="responder.create",
             object=prepared.issuer,
             detail={"certificate": prepared.id, "serial": cert.serial_hex(prepared.serial)},
@@ -248,12 +261,6 @@ def _lease(issuer: str) -> str:
     return f"responder:{issuer}"
 
 
-def _certificate(authority: Authority) -> x509.Certificate:
-    if authority.certificate is None:
-        raise PKIError(ErrorCode.UNAVAILABLE, f"authority {authority.name} has no certificate yet")
-    return authority.certificate
-
-
 def _responder(
     key_id: str, key: PrivateKey, certificate: bytes, not_after: dt.datetime
 ) -> Responder:
@@ -265,78 +272,3 @@ def _responder(
     return Responder(
         key_id, key, certificate, key_hash, encoding.signature_algorithm(public_key), not_after
     )
-
-
-def _prepare(
-    authority: Authority,
-    own_key: PrivateKey,
-    serial: int,
-    now: dt.datetime,
-    validity: dt.timedelta,
-) -> Prepared:
-    issuer = _certificate(authority)
-    not_before = max(now - BACKDATE, issuer.not_valid_before_utc)
-    not_after = min(now + validity, issuer.not_valid_after_utc)
-    if not_after <= now:
-        raise PKIError(ErrorCode.UNAVAILABLE, f"authority {authority.name} has expired")
-    subject = _subject(issuer.subject)
-    public_key = own_key.public_key()
-    builder = x509.CertificateBuilder(
-        issuer_name=issuer.subject,
-        subject_name=subject,
-        public_key=public_key,
-        serial_number=serial,
-        not_valid_before=not_before,
-        not_valid_after=not_after,
-    )
-    for value, critical in _extensions(issuer, public_key).items():
-        builder = builder.add_extension(value, critical)
-    throw_away = throw_away_key(algorithms.describe(issuer.public_key()))
-    signed = builder.sign(throw_away, algorithms.signature_hash_for(throw_away))
-    tbs, signature_algorithm, _ = cert.split(signed.public_bytes(Encoding.DER))
-    return Prepared(
-        id=cert.serial_hex(serial),
-        issuer=authority.name,
-        profile=PROFILE,
-        serial=serial,
-        tbs=tbs,
-        signature_algorithm=signature_algorithm,
-        names=(),
-        subject=subject.rfc4514_string(),
-        spki_sha256=algorithms.spki_sha256(public_key),
-        not_before=not_before,
-        not_after=not_after,
-        requester=_REQUESTER,
-    )
-
-
-def _subject(issuer: x509.Name) -> x509.Name:
-    """The issuer's own name with another common name: so it lies within the name constraints that
-    the issuer lies within."""
-    kept = [name for name in issuer if name.oid != NameOID.COMMON_NAME]
-    return x509.Name([*kept, x509.NameAttribute(NameOID.COMMON_NAME, "OCSP responder")])
-
-
-def _extensions(
-    issuer: x509.Certificate, public_key: CertificatePublicKeyTypes
-) -> Mapping[x509.ExtensionType, bool]:
-    """Values, and whether they are critical. No way to ask for this certificate's own status: with
-    id-pkix-ocsp-nocheck (RFC 6960 section 4.2.2.2.1) its short life stands for that."""
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return {
-        x509.AuthorityKeyIdentifier(key_identifier(issuer), None, None): False,
-        x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)): False,
-        usage: True,
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]): False,
-        x509.OCSPNoCheck(): False,
-    }

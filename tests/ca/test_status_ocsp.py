@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -20,12 +21,13 @@ from pkiserver.ca.audit import verify
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issued
 from pkiserver.ca.model import Reason
+from pkiserver.ca.ocsp import MAX_WAITING
 from pkiserver.clock import SystemClock
 from pkiserver.config import OCSPSettings
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
-from pkiserver.pkix import der
-from pkiserver.storage import Transaction
+from pkiserver.pkix import algorithms, der
+from pkiserver.storage import Row, Transaction
 from tests.ca.status_support import (
     ACTOR,
     NOW,
@@ -41,6 +43,7 @@ from tests.ca.status_support import (
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
+MLDSA = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey
 ALGORITHMS: list[hashes.HashAlgorithm] = [
     hashes.SHA1(),
     hashes.SHA256(),
@@ -70,12 +73,22 @@ def assert_signed(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> None
     """By a responder that the issuer itself named (RFC 6960 section 4.2.2.2)."""
     responder = responder_of(response)
     responder.verify_directly_issued_by(issuer)
-    key = responder.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(hashes.SHA256()))
+    verify_signature(responder.public_key(), response.signature, response.tbs_response_bytes)
     bits = encoding.fields_of(responder).key_bits
     assert response.responder_key_hash == hashlib.sha1(bits).digest()
     assert response.responder_name is None
+
+
+def verify_signature(key: CertificatePublicKeyTypes, signature: bytes, data: bytes) -> None:
+    """What a relying party does with the response, by another implementation."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        digest = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.key_size]
+        key.verify(signature, data, ec.ECDSA(digest))
+    elif isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        assert isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey | MLDSA)
+        key.verify(signature, data)
 
 
 async def refusal(pki: PKI, request: bytes, authority: str = "issuing") -> ErrorCode:
@@ -415,12 +428,207 @@ async def test_responder_of_an_authority_made_by_another_process(pki: PKI) -> No
     assert await refusal(pki, request, "late") is ErrorCode.UNAUTHORIZED
 
 
-@pytest.mark.parametrize("kind", ["rsa-2048", "p384", "p521", "ed25519", "ml-dsa-44"])
-async def test_every_kind_of_authority_has_a_responder(tmp_path: Path, kind: KeyKind) -> None:
+KINDS = [
+    "rsa-2048", "rsa-3072", "rsa-4096", "p384", "p521", "ed25519", "ed448",
+    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind_of_authority_has_a_responder_of_its_kind(
+    tmp_path: Path, kind: KeyKind
+) -> None:
+    """Who can verify the certificate can verify the answer about it; pkilint finds nothing."""
     async with open_pki(tmp_path, issuing_kind=kind) as pki:
         issued = await pki.issue()
+        await pki.revoke(issued)
         request = ask(issued.certificate, pki.certificate())
-        assert_signed(load((await pki.status.ocsp("issuing", request)).der), pki.certificate())
+        answer = await pki.status.ocsp("issuing", request)
+        response = load(answer.der)
+        assert_signed(response, pki.certificate())
+        made = algorithms.describe(responder_of(response).public_key())
+        assert made == ("rsa-3072" if kind == "rsa-4096" else kind)
+        file = tmp_path / "response.der"
+        file.write_bytes(answer.der)
+        shown = tool(_script("lint_ocsp_response"), "lint", "-s", "WARNING", file)
+        assert shown.returncode == 0, shown.stdout
+
+
+async def test_a_key_that_a_crash_left_without_a_certificate_is_removed(pki: PKI) -> None:
+    """Between the key and its certificate: found by the draft's row, after an hour, and nothing
+    else is touched."""
+    await pki.status.maintain()
+    left = "ocsp-issuing-0123456789abcdef"
+    await pki.keys.generate(left, "p256")
+    begun = int(NOW.timestamp())
+    await pki.database.write(
+        lambda tx: tx.execute("INSERT INTO responder_drafts VALUES (?, ?)", (left, begun))
+    )
+    before = sorted((pki.home / "keys").glob("*.key"))
+    pki.clock.advance(HOUR)
+    await pki.another_process().maintain()
+    assert sorted((pki.home / "keys").glob("*.key")) == before
+    pki.clock.advance(dt.timedelta(seconds=1))
+    await pki.another_process().maintain()
+    after = sorted((pki.home / "keys").glob("*.key"))
+    assert set(before) - set(after) == {pki.home / "keys" / f"{left}.key"}
+    assert await drafts(pki) == []
+
+
+async def test_making_a_responder_leaves_no_draft(pki: PKI) -> None:
+    await pki.status.maintain()
+    assert await drafts(pki) == []
+
+
+async def test_a_failed_responder_leaves_neither_key_nor_draft(
+    pki: PKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> bytes:
+        raise PKIError(ErrorCode.UNAVAILABLE, "the token was pulled out")
+
+    monkeypatch.setattr("pkiserver.ca.responders.sign", fails)
+    issued = await pki.issue()
+    assert await refusal(pki, ask(issued.certificate, pki.certificate())) is ErrorCode.UNAVAILABLE
+    assert list((pki.home / "keys").glob("ocsp-*.key")) == []
+    assert await drafts(pki) == []
+
+
+async def drafts(pki: PKI) -> list[Row]:
+    return await pki.database.read(lambda reader: reader.all("SELECT * FROM responder_drafts"))
+
+
+async def test_unissued_serials_as_unknown(tmp_path: Path) -> None:
+    """ocsp.unissued; certificates of other issuers stay `unauthorized`."""
+    async with open_pki(tmp_path, ocsp=OCSPSettings(unissued="unknown")) as pki:
+        issued = await pki.issue()
+        for serial in (1, 2**158 + 1):
+            answer = await pki.status.ocsp("issuing", ask_serial(serial, pki.certificate()))
+            response = load(answer.der)
+            assert_signed(response, pki.certificate())
+            assert response.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+            assert len(response.extensions) == 0 and not answer.cacheable
+        foreign = ask(issued.certificate, pki.certificate("root"))
+        assert await refusal(pki, foreign) is ErrorCode.UNAUTHORIZED
+
+
+async def test_unissued_serials_as_revoked(tmp_path: Path) -> None:
+    """RFC 6960 sections 2.2 and 4.4.8: the extended definition of revoked."""
+    async with open_pki(tmp_path, ocsp=OCSPSettings(unissued="revoked")) as pki:
+        one = await pki.issue()
+        made_up = load((await pki.status.ocsp("issuing", ask_serial(7, pki.certificate()))).der)
+        assert_signed(made_up, pki.certificate())
+        assert made_up.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        assert made_up.revocation_time_utc == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+        assert made_up.revocation_reason is x509.ReasonFlags.certificate_hold
+        (extended,) = made_up.extensions
+        assert extended.oid.dotted_string == "1.3.6.1.5.5.7.48.1.9" and not extended.critical
+        assert isinstance(extended.value, x509.UnrecognizedExtension)
+        assert extended.value.value == b"\x05\x00"
+        assert len(made_up.single_extensions) == 0
+        good = load((await pki.status.ocsp("issuing", ask(one.certificate, pki.certificate()))).der)
+        assert good.certificate_status is ocsp.OCSPCertStatus.GOOD and not len(good.extensions)
+
+
+@pytest.mark.parametrize("unissued", ["unknown", "revoked"])
+@pytest.mark.parametrize("number", [0, -1, -(2**70), 2**159, 2**200])
+async def test_numbers_no_certificate_can_have_are_unissued(
+    tmp_path: Path, unissued: str, number: int
+) -> None:
+    async with open_pki(tmp_path, ocsp=OCSPSettings.model_validate({"unissued": unissued})) as pki:
+        issued = await pki.issue()
+        asked = ask(issued.certificate, pki.certificate())
+        cert_id = ocsp_codec.parse_request(asked).cert_ids[0].encoded
+        members = der.sequence_of(cert_id)
+        changed = der.encode(
+            der.SEQUENCE,
+            *(member.encoded for member in members[:3]),
+            der.encode(der.INTEGER, number.to_bytes(number.bit_length() // 8 + 1, signed=True)),
+        )
+        single = der.encode(der.SEQUENCE, changed)
+        request = der.encode(
+            der.SEQUENCE, der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, single))
+        )
+        response = load((await pki.status.ocsp("issuing", request)).der)
+        assert response.certificate_status.name == unissued.upper()
+        assert changed in (await pki.status.ocsp("issuing", request)).der
+
+
+async def test_unissued_among_several(tmp_path: Path) -> None:
+    async with open_pki(tmp_path, ocsp=OCSPSettings(unissued="revoked")) as pki:
+        issued = await pki.issue()
+        made_up = await pki.prepare()
+        first = der.sequence_of(
+            der.sequence_of(ask(issued.certificate, pki.certificate()))[0].encoded
+        )
+        second = der.sequence_of(
+            der.sequence_of(ask_serial(made_up.serial, pki.certificate()))[0].encoded
+        )
+        singles = [der.children(each[-1].contents)[0].encoded for each in (first, second)]
+        request = der.encode(
+            der.SEQUENCE, der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, *singles))
+        )
+        answer = await pki.status.ocsp("issuing", request)
+        found = [each.certificate_status for each in load(answer.der).responses]
+        assert found == [ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED]
+        assert not answer.cacheable
+
+
+async def test_archive_cutoff_with_expired_certificates(tmp_path: Path) -> None:
+    """RFC 6960 section 4.4.4: producedAt less the time that status is kept."""
+    async with open_pki(tmp_path, ocsp=OCSPSettings(archive_cutoff=365 * DAY)) as pki:
+        issued = await pki.issue()
+        request = ask(issued.certificate, pki.certificate())
+        young = load((await pki.status.ocsp("issuing", request)).der)
+        assert len(young.single_extensions) == 0
+        await pki.revoke(issued)
+        pki.clock.advance(100 * DAY)
+        old = load((await pki.status.ocsp("issuing", request)).der)
+        assert old.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        (cutoff,) = old.single_extensions
+        assert cutoff.oid.dotted_string == "1.3.6.1.5.5.7.48.1.6" and not cutoff.critical
+        assert isinstance(cutoff.value, x509.UnrecognizedExtension)
+        expected = encoding.generalized_time(old.produced_at_utc - 365 * DAY)
+        assert cutoff.value.value == expected
+
+
+async def test_expired_certificates_are_answered_without_archive_cutoff(pki: PKI) -> None:
+    issued = await pki.issue()
+    pki.clock.advance(100 * DAY)
+    request = ask(issued.certificate, pki.certificate())
+    response = load((await pki.status.ocsp("issuing", request)).der)
+    assert response.certificate_status is ocsp.OCSPCertStatus.GOOD
+    assert len(response.single_extensions) == 0
+
+
+async def test_too_many_signatures_at_once_are_try_later(tmp_path: Path) -> None:
+    """A slow signer does not gather a queue without end."""
+    async with open_pki(tmp_path, issuing_kind="rsa-2048") as pki:
+        await pki.status.maintain()
+        issued = await pki.issue()
+        request = ask(issued.certificate, pki.certificate())
+        asked = [pki.status.ocsp("issuing", request) for _ in range(MAX_WAITING + 10)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [each for each in answers if isinstance(each, PKIError)]
+        assert len(refused) == 10
+        assert {(each.code, each.retry_after) for each in refused} == {(ErrorCode.UNAVAILABLE, 1)}
+        assert await pki.status.ocsp("issuing", request)
+
+
+async def test_both_hashes_of_rfc_9919_in_one_request(pki: PKI) -> None:
+    """A client that asks by SHA-1 and by SHA-256 gets both, each as it was asked."""
+    issued = await pki.issue()
+    asked = [
+        ask(issued.certificate, pki.certificate(), each)
+        for each in (hashes.SHA1(), hashes.SHA256())
+    ]
+    members = [der.sequence_of(der.sequence_of(each)[0].encoded)[-1] for each in asked]
+    singles = [der.children(each.contents)[0].encoded for each in members]
+    request = der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, *singles)))
+    answer = await pki.status.ocsp("issuing", request)
+    responses = list(load(answer.der).responses)
+    assert [each.hash_algorithm.name for each in responses] == ["sha1", "sha256"]
+    for each in asked:
+        assert ocsp_codec.parse_request(each).cert_ids[0].encoded in answer.der
 
 
 @pytest.mark.skipif(not has("openssl"), reason="needs openssl")
