@@ -121,11 +121,15 @@ class AuthorityRollover(AuthorityMaker):
         self.get(name)
         return await self._database.lookup(lambda reader: self._outstanding(reader, name))
 
+    async def status_generation(self, name: str) -> int:
+        """It grows with every change to what relying parties are told by this authority."""
+        return await self._database.lookup(lambda reader: store.status_generation(reader, name))
+
     async def close(
-        self, name: str, shown: int | None, *, actor: str, force: bool = False
+        self, name: str, shown: int, *, actor: str, force: bool = False
     ) -> Authority:
-        """Retire this authority for good and destroy its key; `shown` is the status generation of
-        its last list (None: it can have none). `force`: although certificates of it are valid,
+        """Retire this authority for good and destroy its key; `shown` is the status generation
+        its last list was made for. `force`: although certificates of it are valid,
         which nobody can put on a list any more.
 
         Raises `PKIError` CONFLICT: it is not retired, certificates are valid, or the last list
@@ -136,8 +140,10 @@ class AuthorityRollover(AuthorityMaker):
             left = self._outstanding(tx, name)
             if left.count and not force:
                 raise still_needed(name, left)
-            if shown not in (None, store.status_generation(tx, name)):
-                raise PKIError(ErrorCode.CONFLICT, f"a status of authority {name} changed; again")
+            if shown != store.status_generation(tx, name):
+                raise PKIError(
+                    ErrorCode.CONFLICT, f"a certificate of {name} was revoked just now; try again"
+                )
             if not store.close(tx, name, epoch(self._clock.now())):
                 raise PKIError(ErrorCode.CONFLICT, f"authority {name} is not retired, or closed")
             self._note(tx, actor, "close", name, {"forced": force, "valid": left.count})

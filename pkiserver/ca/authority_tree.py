@@ -167,8 +167,12 @@ class AuthorityTree:
     def linked_chain(self, name: str) -> Path:
         """`chain` and the links of its root, so that clients that trust only an older or a newer
         root find a path as well."""
-        top = [*self._upwards(name)][-1].name
-        return self.chain(name) + self.links(top) if top != name else self.chain(name)
+        chain = self.chain(name)
+        return chain + self.root_links(name) if chain else chain
+
+    def root_links(self, name: str) -> Path:
+        """What links the topmost of our authorities above `name` with others."""
+        return self.links([*self._upwards(name)][-1].name)
 
     def _upwards(self, name: str) -> Iterator[Authority]:
         """The authority and those of ours above it."""

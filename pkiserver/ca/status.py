@@ -22,7 +22,7 @@ from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_publication import CRLPublication, Published
-from pkiserver.ca.model import Authority
+from pkiserver.ca.model import Authority, AuthorityStatus
 from pkiserver.ca.ocsp import OCSP, OCSPAnswer, Stamp
 from pkiserver.ca.responders import Responders
 from pkiserver.clock import Clock, from_epoch, monotonic
@@ -98,7 +98,8 @@ class StatusService:
         now = self._clock.now()
         for authority in self._authorities.list():
             own = authority.certificate
-            if own is not None and own.not_valid_after_utc > now:
+            closed = authority.status is AuthorityStatus.CLOSED
+            if own is not None and own.not_valid_after_utc > now and not closed:
                 await self._attempt("responder", authority.name, self._responders.ensure)
                 await self._attempt("crl", authority.name, self._publish_if_due)
         await self._responders.forget_expired()

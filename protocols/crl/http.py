@@ -2,7 +2,8 @@
 
 - `.cer`: the authority's certificate, DER (RFC 2585 section 4).
 - `.pem`: the same with the certificates above it, without the root unless it is one.
-- `.p7c`: the same as `.pem`, as a certs-only CMS message (RFC 5280 section 4.2.2.1).
+- `.p7c`: the same as `.pem` and the certificates that link the root with those before and after
+  it, as a certs-only CMS message (RFC 5280 section 4.2.2.1).
 - `roots.pem`: the self-signed roots of all authorities.
 """
 
@@ -91,8 +92,9 @@ class Library:
                 return _certificates(own.public_bytes(Encoding.DER), _CERTIFICATE_TYPE, [own])
             case "pem":
                 return _certificates(pem_chain(chain), _CHAIN_TYPE, chain)
-        data = serialize_certificates(list(chain), Encoding.DER)
-        return _certificates(data, _CERTS_ONLY_TYPE, chain)
+        linked = (*chain, *self._authorities.root_links(name))
+        data = serialize_certificates(list(linked), Encoding.DER)
+        return _certificates(data, _CERTS_ONLY_TYPE, linked)
 
     async def roots(self, rest: str) -> CacheableBytes:
         """The trust anchors."""

@@ -1,0 +1,52 @@
+"""The second phase of retiring an authority: a last list, then its key is destroyed.
+
+The list comes first and lasts as long as the authority's certificate, and the row that says closed
+before the key goes: interrupted anywhere, the authority is either still retired, or it is closed
+and the key goes when any process reads the tree.
+"""
+
+import datetime as dt
+
+from pkiserver.ca import ca_path
+from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.authority_rollover import still_needed
+from pkiserver.ca.model import Authority, AuthorityStatus
+from pkiserver.ca.status import StatusService
+from pkiserver.clock import Clock
+from pkiserver.errors import ErrorCode, PKIError
+
+_AS_LONG_AS_IT_LASTS = dt.timedelta(days=101 * 366)
+
+
+async def close(
+    authorities: Authorities,
+    status: StatusService,
+    clock: Clock,
+    name: str,
+    *,
+    actor: str,
+    force: bool = False,
+) -> Authority:
+    """Close a retired authority that nobody asks about any more. With `force` even if somebody
+    does: it gets a responder that goes on answering as long as its certificates are valid, but
+    what is revoked from now on is on no list.
+
+    Raises `PKIError`: CONFLICT while certificates are valid, or if it is not retired; UNAVAILABLE
+    if its key is not at hand for the last list."""
+    await authorities.refresh_if_changed()
+    authority = authorities.get(name)
+    if authority.status is not AuthorityStatus.RETIRED:
+        raise PKIError(
+            ErrorCode.CONFLICT, f"authority {name} is {authority.status}; only a retired one closes"
+        )
+    left = await authorities.outstanding(name)
+    if left.count and not force:
+        raise still_needed(name, left)
+    shown = await authorities.status_generation(name)
+    certificate, now = authority.certificate, clock.now()
+    if certificate is not None and certificate.not_valid_after_utc > now:
+        if left.last is not None:
+            await status.prepare_offline(name, left.last - now)
+        if ca_path.may_sign_crls(certificate):
+            await status.publish_crl(name, _AS_LONG_AS_IT_LASTS)
+    return await authorities.close(name, shown, actor=actor, force=force)
