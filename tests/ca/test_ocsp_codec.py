@@ -159,6 +159,14 @@ def test_acceptable_responses_must_have_basic() -> None:
     assert refused(listing())
 
 
+def test_service_locator_and_preferred_algorithms_are_tolerated() -> None:
+    """RFC 6960 sections 4.4.6 and 4.4.7: a responder may ignore them, in whatever shape."""
+    locator = encoding.extension("1.3.6.1.5.5.7.48.1.7", b"\x30\x00")
+    preferred = encoding.extension("1.3.6.1.5.5.7.48.1.8", b"\x30\x00")
+    data = request(single(cert_id(), extensions=locator), extensions=preferred)
+    assert len(ocsp_codec.parse_request(data).cert_ids) == 1
+
+
 def test_version_and_requestor_name() -> None:
     v1 = der.encode(0xA0, der.encode_integer(0))
     requestor = der.encode(0xA1, der.encode(0x82, b"client.example"))
