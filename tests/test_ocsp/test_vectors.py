@@ -27,6 +27,8 @@ READ = {
     "req-multi-sha1": ("sha1", 2),
     "req-sha1": ("sha1", 1),
 }
+UNREADABLE = {"DSAParametersInheritedCACert", "BadSignedCACert"}
+"""PKITS: key parameters that are elsewhere, a signature of no whole number of octets."""
 REFUSED = {"req-duplicate-ext": "twice", "req-invalid-version": "version"}
 
 
@@ -73,13 +75,12 @@ def test_hashes_of_every_issuer_of_pkits(algorithm: hashes.SHA1 | hashes.SHA256)
     of an issuer is what another implementation makes of its certificate."""
     compared = 0
     for path in sorted((ROOT / "PKITS_data" / "certs").glob("*CACert.crt")):
-        try:
-            issuer = x509.load_der_x509_certificate(path.read_bytes())
-            builder = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm)
-            asked = builder.build().public_bytes(Encoding.DER)
-            fields = encoding.fields_of(issuer)
-        except (ValueError, TypeError):
-            continue  # a key that inherits its parameters: no library reads it
+        if path.stem in UNREADABLE:
+            continue
+        issuer = x509.load_der_x509_certificate(path.read_bytes())
+        builder = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm)
+        asked = builder.build().public_bytes(Encoding.DER)
+        fields = encoding.fields_of(issuer)
         cert_id = ocsp_codec.parse_request(asked).cert_ids[0]
         for octets, found in (
             (fields.issuer, cert_id.issuer_name_hash),
