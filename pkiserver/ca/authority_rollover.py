@@ -125,9 +125,7 @@ class AuthorityRollover(AuthorityMaker):
         """It grows with every change to what relying parties are told by this authority."""
         return await self._database.lookup(lambda reader: store.status_generation(reader, name))
 
-    async def close(
-        self, name: str, shown: int, *, actor: str, force: bool = False
-    ) -> Authority:
+    async def close(self, name: str, shown: int, *, actor: str, force: bool = False) -> Authority:
         """Retire this authority for good and destroy its key; `shown` is the status generation
         its last list was made for. `force`: although certificates of it are valid,
         which nobody can put on a list any more.

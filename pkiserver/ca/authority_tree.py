@@ -5,6 +5,7 @@ generations of one CA are a line; whoever names any of them as an issuer means t
 now, which `current` finds. Everything else takes a name literally.
 """
 
+import datetime as dt
 from collections.abc import Iterator
 
 from cryptography import x509
@@ -106,7 +107,7 @@ class AuthorityTree:
     def current(self, name: str) -> str:
         """The authority of `name`'s line that issues now, whichever generation `name` is. Raises
         `PKIError` NOT_FOUND."""
-        found = self.get(name).name
+        found = self._first(name)
         while (coming := self.successor(found)) is not None and self._has_taken_over(found):
             found = coming.name
         return found
@@ -116,13 +117,15 @@ class AuthorityTree:
         succession = self._tree.successions.get(name)
         return None if succession is None else self._tree.by_name.get(succession.successor)
 
+    def takes_over(self, name: str) -> dt.datetime | None:
+        """When this authority took or takes over from the one before it in its line; None if it is
+        the first, or if that is not decided."""
+        before = self._tree.predecessors.get(name)
+        return None if before is None else self._tree.successions[before].activates
+
     def line(self, name: str) -> tuple[Authority, ...]:
         """Every generation, the oldest first. Raises `PKIError` NOT_FOUND."""
-        before = {each.successor: name for name, each in self._tree.successions.items()}
-        first = self.get(name).name
-        while first in before:
-            first = before[first]
-        found = [self.get(first)]
+        found = [self.get(self._first(name))]
         while (coming := self.successor(found[-1].name)) is not None:
             found.append(coming)
         return tuple(found)
@@ -173,6 +176,12 @@ class AuthorityTree:
     def root_links(self, name: str) -> Path:
         """What links the topmost of our authorities above `name` with others."""
         return self.links([*self._upwards(name)][-1].name)
+
+    def _first(self, name: str) -> str:
+        first = self.get(name).name
+        while (before := self._tree.predecessors.get(first)) is not None:
+            first = before
+        return first
 
     def _upwards(self, name: str) -> Iterator[Authority]:
         """The authority and those of ours above it."""

@@ -1,4 +1,5 @@
-"""`ca list`, `show`, `create`, `csr`, `install`, `import`, `export`: the authority tree."""
+"""`ca list`, `show`, `create`, `csr`, `install`, `import`, `export`: the authority tree. Rolling
+over is in `rollover.py`."""
 
 import datetime as dt
 from pathlib import Path
@@ -6,25 +7,23 @@ from typing import Annotated, Any
 
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.app import Runtime
 from pkiserver.ca import authority_files
 from pkiserver.ca.authority_files import KeyAndCertificates
 from pkiserver.ca.ca_certificate import Wish
-from pkiserver.ca.model import Authority
 from pkiserver.ca.subtrees import name_constraints, subject_name
+from pkiserver.cli import rollover
+from pkiserver.cli.authority_view import details, print_authority, summary
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
     JSONOption,
     duration,
-    moment,
     naming,
     operator,
     print_json,
-    print_members,
     print_table,
     read_input,
     read_password,
@@ -33,10 +32,9 @@ from pkiserver.cli.context import (
     with_runtime,
 )
 from pkiserver.config_types import KeyKind
-from pkiserver.errors import PKIError, configuration_error
+from pkiserver.errors import configuration_error
 from pkiserver.home import write_public
 from pkiserver.keys import PrivateKey
-from pkiserver.pkix import algorithms, cert, constraints
 from pkiserver.pkix.pem import pem_chain
 
 Name = Annotated[str, typer.Argument(help="Name of the authority, as in URLs")]
@@ -55,6 +53,7 @@ def add_to(app: typer.Typer) -> None:
     for name, command in (
         ("list", list_), ("show", show), ("create", create), ("csr", csr),
         ("install", install), ("import", import_), ("export", export),
+        ("rotate", rollover.rotate), ("activate", rollover.activate), ("retire", rollover.retire),
     ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(group, name="ca")
@@ -64,13 +63,13 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Every authority, parents before children."""
 
     async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return [_summary(runtime, each) for each in runtime.services.authorities.list()]
+        return [summary(runtime, each) for each in runtime.services.authorities.list()]
 
     rows = with_runtime(home, work)
     if as_json:
         print_json(rows)
         return
-    columns = ["name", "parent", "status", "key", "signing_key", "not_after", "subject"]
+    columns = ["name", "parent", "status", "turn", "key", "signing_key", "not_after", "subject"]
     print_table(
         [column.upper().replace("_", " ") for column in columns],
         [[row[column] for column in columns] for row in rows],
@@ -81,13 +80,9 @@ def show(name: Name, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = Fals
     """One authority, with its certificate's contents and URLs."""
 
     async def work(runtime: Runtime) -> dict[str, Any]:
-        return _details(runtime, runtime.services.authorities.get(name))
+        return await details(runtime, runtime.services.authorities.get(name))
 
-    details = with_runtime(home, work)
-    if as_json:
-        print_json(details)
-    else:
-        print_members(details)
+    print_authority(with_runtime(home, work), as_json)
 
 
 def create(
@@ -131,9 +126,9 @@ def create(
         else:
             made = await authorities.create(name, parent, wish, key, actor=actor)
         await runtime.services.status.maintain()
-        return _details(runtime, made)
+        return await details(runtime, made)
 
-    _print_made(with_runtime(home, work), as_json)
+    print_authority(with_runtime(home, work), as_json)
 
 
 def csr(
@@ -178,9 +173,9 @@ def install(
         else:
             await authorities.install(name, certificates, actor=str(operator()))
             await runtime.services.status.maintain()
-        return _details(runtime, authorities.get(name))
+        return await details(runtime, authorities.get(name))
 
-    _print_made(with_runtime(home, work), as_json)
+    print_authority(with_runtime(home, work), as_json)
 
 
 def import_(
@@ -210,9 +205,9 @@ def import_(
         authorities = runtime.services.authorities
         made = await authorities.import_(name, found, private, actor=str(operator()))
         await runtime.services.status.maintain()
-        return _details(runtime, made)
+        return await details(runtime, made)
 
-    _print_made(with_runtime(home, work), as_json)
+    print_authority(with_runtime(home, work), as_json)
 
 
 def export(
@@ -244,74 +239,6 @@ def _write_or_print(data: bytes, out: Path | None) -> None:
     else:
         write_public(out, data)
         say(f"Wrote {out}.")
-
-
-def _print_made(details: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(details)
-    else:
-        print_members(details)
-
-
-def _summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
-    own = authority.certificate
-    return {
-        "name": authority.name,
-        "parent": authority.parent,
-        "status": authority.status,
-        "subject": None if own is None else own.subject.rfc4514_string(),
-        "key": None if own is None else algorithms.describe(own.public_key()),
-        "signing_key": "here" if _key_is_here(runtime, authority.name) else "offline",
-        "not_before": None if own is None else moment(own.not_valid_before_utc),
-        "not_after": None if own is None else moment(own.not_valid_after_utc),
-    }
-
-
-def _key_is_here(runtime: Runtime, name: str) -> bool:
-    try:
-        runtime.services.authorities.key(name)
-    except PKIError:
-        return False
-    return True
-
-
-def _details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
-    details = _summary(runtime, authority)
-    own = authority.certificate
-    if own is None:
-        return details
-    base = runtime.services.settings.server.http_base
-    details |= {
-        "issuer": own.issuer.rfc4514_string(),
-        "serial": cert.serial_hex(own.serial_number),
-        "sha256": own.fingerprint(hashes.SHA256()).hex(),
-        "path_length": _path_length(own),
-        **_constraints(own),
-        "chains": len(runtime.services.authorities.chains(authority.name)),
-        "crl_url": f"{base}/crl/{authority.name}.crl",
-        "ocsp_url": f"{base}/ocsp/{authority.name}",
-        "certificate_url": f"{base}/ca/{authority.name}.cer",
-    }
-    return details
-
-
-def _path_length(certificate: x509.Certificate) -> int | None:
-    try:
-        value = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        return None
-    return value.path_length
-
-
-def _constraints(certificate: x509.Certificate) -> dict[str, list[str]]:
-    try:
-        value = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return {"permitted": [], "excluded": []}
-    return {
-        "permitted": [constraints.shown(each) for each in value.permitted_subtrees or []],
-        "excluded": [constraints.shown(each) for each in value.excluded_subtrees or []],
-    }
 
 
 def _read_certificates(files: list[Path]) -> list[x509.Certificate]:

@@ -1,0 +1,138 @@
+"""An authority for people and for JSON: `ca list`, `ca show` and what makes or changes one."""
+
+import datetime as dt
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from pkiserver.app import Runtime
+from pkiserver.ca.authority_store import Outstanding
+from pkiserver.ca.model import Authority, AuthorityStatus, Turn
+from pkiserver.cli.context import moment, print_json, print_members
+from pkiserver.errors import PKIError
+from pkiserver.pkix import algorithms, cert, constraints
+
+_ROTATE_WITHIN = 4
+"""A new generation is recommended for the last such part of an authority's life."""
+
+
+def summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+    """A row of the list."""
+    own = authority.certificate
+    return {
+        "name": authority.name,
+        "parent": authority.parent,
+        "status": authority.status,
+        "turn": runtime.services.authorities.turn(authority.name),
+        "subject": None if own is None else own.subject.rfc4514_string(),
+        "key": None if own is None else algorithms.describe(own.public_key()),
+        "signing_key": _signing_key(runtime, authority),
+        "not_before": None if own is None else moment(own.not_valid_before_utc),
+        "not_after": None if own is None else moment(own.not_valid_after_utc),
+    }
+
+
+async def details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+    """Everything."""
+    authorities, name = runtime.services.authorities, authority.name
+    shown = summary(runtime, authority)
+    coming = authorities.successor(name)
+    left = await authorities.outstanding(name)
+    shown |= {
+        "generations": [each.name for each in authorities.line(name)],
+        "successor": None if coming is None else coming.name,
+        "takes_over": moment(authorities.takes_over(name)),
+        "valid_certificates": left.count,
+        "last_expires": moment(left.last),
+        "next_step": next_step(runtime, authority, left),
+    }
+    own = authority.certificate
+    return shown if own is None else shown | _of(runtime, name, own)
+
+
+def print_authority(shown: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(shown)
+    else:
+        print_members(shown)
+
+
+def next_step(runtime: Runtime, authority: Authority, left: Outstanding) -> str:
+    """What an operator does about the authority next; empty if nothing is to be done."""
+    name, now = authority.name, runtime.services.clock.now()
+    match authority.status:
+        case AuthorityStatus.PENDING:
+            return f"have its request signed, then: pkiserver ca install {name} FILE"
+        case AuthorityStatus.CLOSED:
+            return ""
+        case AuthorityStatus.RETIRED if left.count and left.last is not None:
+            return f"wait until {moment(left.last)}, when the last certificate expires"
+        case AuthorityStatus.RETIRED:
+            return f"pkiserver ca retire {name} --final"
+    match runtime.services.authorities.turn(name):
+        case Turn.NEXT:
+            when = runtime.services.authorities.takes_over(name)
+            then = f"it takes over at {moment(when)}" if when else f"pkiserver ca activate {name}"
+            return f"let the clients learn of it ({_where(runtime, authority)}), then: {then}"
+        case Turn.PREVIOUS:
+            return f"pkiserver ca retire {name}"
+    own = authority.certificate
+    if own is not None and _near_its_end(own, now):
+        return f"pkiserver ca rotate {name}"
+    return ""
+
+
+def _where(runtime: Runtime, authority: Authority) -> str:
+    base = runtime.services.settings.server.http_base
+    root = authority.parent is None and not authority.outside
+    return f"{base}/roots.pem" if root else f"{base}/ca/{authority.name}.cer"
+
+
+def _near_its_end(own: x509.Certificate, now: dt.datetime) -> bool:
+    lifetime = own.not_valid_after_utc - own.not_valid_before_utc
+    return now > own.not_valid_after_utc - lifetime / _ROTATE_WITHIN
+
+
+def _signing_key(runtime: Runtime, authority: Authority) -> str:
+    if authority.status is AuthorityStatus.CLOSED:
+        return "destroyed"
+    try:
+        runtime.services.authorities.key(authority.name)
+    except PKIError:
+        return "offline"
+    return "here"
+
+
+def _of(runtime: Runtime, name: str, own: x509.Certificate) -> dict[str, Any]:
+    base = runtime.services.settings.server.http_base
+    return {
+        "issuer": own.issuer.rfc4514_string(),
+        "serial": cert.serial_hex(own.serial_number),
+        "sha256": own.fingerprint(hashes.SHA256()).hex(),
+        "path_length": _path_length(own),
+        **_constraints(own),
+        "chains": len(runtime.services.authorities.chains(name)),
+        "crl_url": f"{base}/crl/{name}.crl",
+        "ocsp_url": f"{base}/ocsp/{name}",
+        "certificate_url": f"{base}/ca/{name}.cer",
+    }
+
+
+def _path_length(certificate: x509.Certificate) -> int | None:
+    try:
+        value = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+    return value.path_length
+
+
+def _constraints(certificate: x509.Certificate) -> dict[str, list[str]]:
+    try:
+        value = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return {"permitted": [], "excluded": []}
+    return {
+        "permitted": [constraints.shown(each) for each in value.permitted_subtrees or []],
+        "excluded": [constraints.shown(each) for each in value.excluded_subtrees or []],
+    }
