@@ -203,6 +203,6 @@ def still_needed(name: str, left: Outstanding) -> PKIError:
     until = "" if left.last is None else f", the last until {left.last:%Y-%m-%d %H:%M} UTC"
     return PKIError(
         ErrorCode.CONFLICT,
-        f"{left.count} certificates of authority {name} are still valid{until}; "
-        "wait, or revoke them",
+        f"certificates of authority {name} are still valid: {left.count}{until}; wait, or revoke "
+        "them",
     )

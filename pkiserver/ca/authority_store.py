@@ -42,13 +42,15 @@ class Succession:
 class Tree:
     """One state of the tables. `by_name` has parents before children; `paths` has, for each
     authority with a certificate, that and those above it, the root included; `cross` the chains
-    that start with another certificate for its name and key; `successions` are by predecessor."""
+    that start with another certificate for its name and key; `successions` are by predecessor,
+    `predecessors` by successor."""
 
     generation: int = 0
     by_name: Mapping[str, Authority] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
     cross: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     successions: Mapping[str, Succession] = field(default_factory=dict)
+    predecessors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,15 @@ def read_tree(reader: Reader) -> Tree:
         "ORDER BY created, name"
     )
     by_name = _parents_first({row[0]: _authority(row) for row in rows})
-    return Tree(generation(reader), by_name, _paths(by_name), _cross(reader), _successions(reader))
+    successions = _successions(reader)
+    return Tree(
+        generation=generation(reader),
+        by_name=by_name,
+        paths=_paths(by_name),
+        cross=_cross(reader),
+        successions=successions,
+        predecessors={each.successor: name for name, each in successions.items()},
+    )
 
 
 def _parents_first(found: Mapping[str, Authority]) -> dict[str, Authority]:

@@ -45,7 +45,7 @@ async def details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
         "takes_over": moment(authorities.takes_over(name)),
         "valid_certificates": left.count,
         "last_expires": moment(left.last),
-        "next_step": next_step(runtime, authority, left),
+        "next_step": next_step(runtime, authority, left) or None,
     }
     own = authority.certificate
     return shown if own is None else shown | _of(runtime, name, own)
