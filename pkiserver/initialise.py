@@ -32,6 +32,12 @@ validity = "90d"
 [acme.default]
 profile = "tls-server"
 challenges = ["http-01", "dns-01", "tls-alpn-01"]
+
+# https://HOST/.well-known/est/cacerts; [est.LABEL] adds https://HOST/.well-known/est/LABEL/cacerts.
+# A user with a password: pkiserver est user add NAME
+[est.default]
+profile = "device"
+auth = ["basic", "mtls"]
 """
 
 

@@ -74,9 +74,9 @@ class ProtocolApp:
     `forms` say, by path prefix, how refusals look that the HTTP edge makes before any route is
     known. `client_anchors` gives the DER of every CA whose client certificates it takes; a listener
     asks clients for one only if some protocol has it, and calls it again every few seconds, so it
-    neither blocks nor raises anything but `PKIError`. `recover` runs once at the start of the server, before any process serves: it ends what
-    a crash left half done. `start` runs in each process before requests are served, `stop` after
-    the last.
+    neither blocks nor raises anything but `PKIError`. `recover` runs once at the start of the
+    server, before any process serves: it ends what a crash left half done. `start` runs in each
+    process before requests are served, `stop` after the last.
     """
 
     routes: Sequence[BaseRoute] = ()

@@ -99,6 +99,8 @@ class CertificateRequest:
     `renewal_of` is a certificate of ours that the requester has proven to hold: the new one gets
     exactly its subject and its names, whatever the templates say now, and a CSR with any other is
     refused; `names` and `subject_cn` are not looked at. The rules of the profile for names hold.
+    `names_beside_csr`: `names` and `subject_cn` are what was asked for in another place than the
+    CSR's own, whose names are not looked at (RFC 6402 section 2.8); the rules for names hold.
     `allow_legacy_hash` accepts a CSR signed over SHA-1 or MD5.
     """
 
@@ -111,6 +113,7 @@ class CertificateRequest:
     subject_cn: str | None = None
     renewal_of: x509.Certificate | None = None
     allow_legacy_hash: bool = False
+    names_beside_csr: bool = False
 
 
 @dataclass(frozen=True, slots=True)

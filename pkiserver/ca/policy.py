@@ -152,6 +152,9 @@ def _certified_names(
     if request.names is None:
         texts = [text for text in csr.common_names if text != request.subject_cn]
         return {*csr.alt_names, *_hosts_in_common_names(profile, csr.common_names, texts)}
+    if request.names_beside_csr:
+        texts = [request.subject_cn] if request.subject_cn else []
+        return {*request.names, *_hosts_in_common_names(profile, texts, texts)}
     authorised = set(request.names)
     asked = _asked_names(authorised, {request.subject_cn}, csr)
     # Both ways and over every type: a name that is only in the request was authorised by nobody

@@ -1,0 +1,123 @@
+"""Who asks, and which names this party may ask for. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pkiserver.ca.model import Requester
+from pkiserver.ca.name_rules import CompiledRules, compile_rules
+from pkiserver.ca.policy import host_in
+from pkiserver.config import NameRules
+from pkiserver.errors import ErrorCode, PKIError, configuration_error
+from pkiserver.pkix.csr import CertificationRequest
+from pkiserver.pkix.names import AltName, NameType
+from protocols.est.certificates import ClientCertificate
+from protocols.est.settings import ESTSettings
+from protocols.est.store import User
+
+COMMON_NAME = "cn"
+_TYPES = (NameType.DNS, NameType.IP, NameType.EMAIL, NameType.URI, NameType.UPN)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An authenticated client: a user, a certificate, or both. `problem` is why a certificate that
+    was there does not count."""
+
+    user: User | None
+    certificate: ClientCertificate | None
+    address: str
+    problem: PKIError | None = None
+
+    @property
+    def requester(self) -> Requester:
+        """The user where there is one: he is asked for by name."""
+        if self.user is not None:
+            return Requester("est", f"user:{self.user.name}", self.address)
+        party = "nobody" if self.certificate is None else self.certificate.party
+        return Requester("est", party, self.address)
+
+
+def is_registration_authority(identity: Identity, settings: ESTSettings) -> bool:
+    """RFC 7030 section 3.7: it may enrol for others, where the label lets it."""
+    return (
+        settings.registration_authorities
+        and identity.certificate is not None
+        and identity.certificate.is_registration_authority
+    )
+
+
+def check_names(identity: Identity, csr: CertificationRequest, settings: ESTSettings) -> None:
+    """Raises `PKIError` REFUSED_NAME for a name this party may not ask for. What the profile says
+    of it is decided later."""
+    if is_registration_authority(identity, settings):
+        return
+    if identity.user is not None and identity.user.names is not None:
+        _check(csr, *_rules(identity.user.names), "user-names")
+    by_certificate = identity.user is None or settings.auth_require == "all"
+    if identity.certificate is None or not by_certificate or settings.certificate_names == "any":
+        return
+    own = identity.certificate
+    own_values = own.texts | {name.value for name in own.alt_names}
+    _check(
+        csr,
+        lambda text: text in own_values or host_in(text) in own.alt_names,
+        lambda name: name in own.alt_names,
+        "certificate_names",
+    )
+
+
+def compile_names(names: Mapping[str, Sequence[str]]) -> None:
+    """Raises `PKIError` CONFIGURATION for patterns that cannot be used."""
+    _rules(names)
+
+
+_Test = tuple[Callable[[str], bool], Callable[[AltName], bool]]
+
+
+def _rules(names: Mapping[str, Sequence[str]]) -> _Test:
+    """Whether a common name, and whether another name, is among what the patterns allow."""
+    problems: list[str] = []
+    compiled: dict[NameType, CompiledRules] = {
+        kind: compile_rules(
+            kind, NameRules(allow=tuple(names.get(kind.value, ()))), lambda _, p: problems.append(p)
+        )
+        for kind in _TYPES
+    }
+    if problems:
+        raise configuration_error("; ".join(problems))
+    common = names.get(COMMON_NAME, ())
+
+    def allows(name: AltName) -> bool:
+        return name.type in compiled and compiled[name.type].refusal(name.value) is None
+
+    def allows_common_name(text: str) -> bool:
+        if any(_matches(pattern, text) for pattern in common):
+            return True
+        host = host_in(text)
+        return host is not None and allows(host)
+
+    return allows_common_name, allows
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Exact, or with one asterisk at an end that stands for anything."""
+    if pattern.endswith("*"):
+        return text.startswith(pattern[:-1])
+    return text.endswith(pattern[1:]) if pattern.startswith("*") else text == pattern
+
+
+def _check(
+    csr: CertificationRequest,
+    common_name: Callable[[str], bool],
+    alt_name: Callable[[AltName], bool],
+    rule: str,
+) -> None:
+    refused = [text for text in csr.common_names if not common_name(text)]
+    refused += [name.value for name in csr.alt_names if not alt_name(name)]
+    if refused:
+        raise PKIError(
+            ErrorCode.REFUSED_NAME,
+            f"this client may not enrol for {', '.join(ascii(text) for text in refused[:5])}",
+            rule=f"est.{rule}",
+            names=refused,
+        )
