@@ -53,13 +53,28 @@ def with_runtime(home: Path, work: Callable[[Runtime], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def operator() -> Requester:
-    """Who is at the command line: the account of the operating system."""
+LOGIN_UID = Path("/proc/self/loginuid")
+NOBODY_LOGGED_IN = 2**32 - 1
+
+
+def operator(login_uid: Path = LOGIN_UID) -> Requester:
+    """Who is at the command line: the account that logged in, which sudo does not change, else the
+    one the process runs as. So two people who use one service account are two."""
+    uid = _login_uid(login_uid)
     try:
-        name = pwd.getpwuid(os.geteuid()).pw_name
+        name = pwd.getpwuid(uid).pw_name
     except KeyError:
-        name = str(os.geteuid())
+        name = str(uid)
     return Requester("cli", name)
+
+
+def _login_uid(path: Path) -> int:
+    """Linux: set once at login and inherited; a program cannot set it again."""
+    try:
+        uid = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return os.geteuid()
+    return os.geteuid() if uid == NOBODY_LOGGED_IN else uid
 
 
 def duration(text: str) -> dt.timedelta:

@@ -46,7 +46,8 @@ _CLI = """\
 `./pki`). With `--json`, standard output is JSON and nothing else.
 
 Errors are one line on standard error that says what is wrong and what to do. Exit status: 0 done,
-2 a refusal or a mistake in the command or the configuration, 1 a failure, 130 interrupted.
+2 a refusal or a mistake in the command or the configuration, 1 a failure, 3 a request that waits for
+approval, 130 interrupted.
 
 Commands may be used while a server runs on the same home: it sees what they did within seconds.
 """

@@ -1,6 +1,8 @@
 """`approvals` and `cert issue` where a second person has to approve."""
 
 import asyncio
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pkiserver.app import load_settings, open_runtime
 from pkiserver.ca.approvals import Approval, Approvals
 from pkiserver.ca.model import CertificateRequest, Requester
 from pkiserver.cli import issuing
+from pkiserver.cli.context import operator
 from pkiserver.keys.generate import generate_key
 from tests.cli.conftest import CLI, Result
 
@@ -182,3 +185,18 @@ def test_why_tells_the_whole_story(cli: CLI, home: Path, base: Path) -> None:
         assert all(step in told.out for step in steps)
     by_reference = filed_by_bob(home)
     assert by_reference.id in cli("why", "transaction-7").out
+
+
+@pytest.mark.parametrize("text", ["", "x", str(2**32 - 1), "\xff"])
+def test_without_a_login_it_is_who_it_runs_as(tmp_path: Path, text: str) -> None:
+    login = tmp_path / "loginuid"
+    login.write_bytes(text.encode("latin-1"))
+    own = Requester("cli", pwd.getpwuid(os.geteuid()).pw_name)
+    assert operator(login) == operator(tmp_path / "missing") == own
+
+
+def test_sudo_does_not_change_who_it_is(tmp_path: Path) -> None:
+    login = tmp_path / "loginuid"
+    for uid, name in ((1, pwd.getpwuid(1).pw_name), (987654, "987654")):
+        login.write_text(str(uid))
+        assert operator(login) == Requester("cli", name)
