@@ -72,7 +72,10 @@ class Challenges:
             await close()
 
     def _validator(self, label: str, settings: SCEPSettings) -> Validator:
-        approval = self._services.issuance.profiles[settings.profile].requires_approval
+        profile = self._services.issuance.profiles.get(settings.profile)
+        if profile is None:
+            raise configuration_error(f"scep.{label}: there is no profile {settings.profile!r}")
+        approval = profile.requires_approval
         match settings.challenge:
             case "static":
                 return self._static(label, settings)
