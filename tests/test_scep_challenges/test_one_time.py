@@ -171,7 +171,7 @@ async def test_an_unknown_profile_and_an_endless_challenge_are_refused(
     for wrong in ({"profile": "nothing"}, {"lifetime": dt.timedelta(0)},
                   {"lifetime": dt.timedelta(days=366)}):  # fmt: skip
         with pytest.raises(PKIError) as caught:
-            await challenges.create(actor="cli:op", **wrong)  # type: ignore[arg-type]
+            await challenges.create(actor="cli:op", **wrong)
         assert caught.value.code is ErrorCode.CONFIGURATION
 
 
