@@ -240,6 +240,32 @@ class CRLSettings(Section):
 
     validity: Duration = Field(dt.timedelta(days=7), description="nextUpdate after thisUpdate")
     refresh: Duration = Field(dt.timedelta(hours=12), description="A new list at least this often")
+    delta: DurationOrZero = Field(
+        dt.timedelta(0), description="Lifetime of delta lists; 0s: there are none"
+    )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Lists the end entities of an issuer are spread over: a power of two; the "
+        "certificates issued from then on name theirs",
+    )
+    scopes: Literal["all", "split"] = Field(
+        "all", description="split: a list for CA certificates and another one for end entities"
+    )
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value.bit_count() != 1:
+            raise ValueError("write a power of two: 1, 2, 4, 8 ... 1024")
+        return value
+
+    @model_validator(mode="after")
+    def _delta_is_shorter(self) -> Self:
+        if self.delta > self.validity:
+            raise ValueError("delta: a delta list does not outlive the complete one (validity)")
+        return self
 
 
 class ApprovalSettings(Section):

@@ -190,7 +190,7 @@ def _builder(
     )
     for value, critical in (
         *ca_extensions(public_key, plan.path_length),
-        *_links(plan.issuer, public_key),
+        *links(plan.issuer, public_key, serial),
         *_wishes(plan.wish),
     ):
         builder = builder.add_extension(value, critical)
@@ -206,16 +206,16 @@ def ca_extensions(
     yield x509.SubjectKeyIdentifier(algorithms.key_identifier(public_key)), False
 
 
-def _links(
-    issuer: Issuer | None, public_key: CertificatePublicKeyTypes
+def links(
+    issuer: Issuer | None, public_key: CertificatePublicKeyTypes, serial: int
 ) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """A root has no URLs: nobody revokes or looks up a trust anchor."""
+    """What points to the issuer. A root has no URLs: nobody revokes or looks up a trust anchor."""
     if issuer is None:
         identifier = algorithms.key_identifier(public_key)
         yield x509.AuthorityKeyIdentifier(identifier, None, None), False
         return
     yield issuer.authority_key_identifier, False
-    yield issuer.crl, False
+    yield from issuer.lists.extensions(serial, ca=True)
     yield x509.AuthorityInformationAccess([issuer.ocsp, issuer.ca_issuers]), False
 
 

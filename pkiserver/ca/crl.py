@@ -10,18 +10,16 @@ their concatenation and one signature, whatever its length.
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from pkiserver.ca import encoding
 from pkiserver.ca.issuer import key_identifier
 from pkiserver.ca.model import Reason
-from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import cert, der
 
 MAX_CRL_NUMBER = (1 << 159) - 1
@@ -32,20 +30,66 @@ _AUTHORITY_KEY_IDENTIFIER = "2.5.29.35"
 _CRL_NUMBER = "2.5.29.20"
 _REASON_CODE = "2.5.29.21"
 _INVALIDITY_DATE = "2.5.29.24"
+_DELTA_CRL_INDICATOR = "2.5.29.27"
+_ISSUING_DISTRIBUTION_POINT = "2.5.29.28"
+_FRESHEST_CRL = "2.5.29.46"
+_CRITICAL_TRUE = b"\xff"
+_ONLY_CONTAINS = {"user": 0x81, "ca": 0x82}
 
 
 @dataclass(frozen=True, slots=True)
 class CRL:
-    """A published list. `generation` is the issuer's status generation it shows; `entries` counts
-    the revoked certificates on it."""
+    """A published list. `scope` is the `Scope.name`, `base` the BaseCRLNumber of a delta;
+    `generation` is the issuer's status generation it shows; `entries` counts what is on it."""
 
     issuer: str
+    scope: str
+    base: int | None
     number: int
     generation: int
     this_update: dt.datetime
     next_update: dt.datetime
     entries: int
+    sha256: bytes = field(repr=False)
     der: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The extensions of a list that depend on how the issuer's lists are cut: issuing distribution
+    point and freshest CRL, each encoded, or empty."""
+
+    distribution_point: bytes = b""
+    freshest: bytes = b""
+
+    @property
+    def octets(self) -> bytes:
+        return self.distribution_point + self.freshest
+
+
+def form(covers: str, urls: Sequence[str], delta_url: str | None) -> Form:
+    """`covers` is "all", "user" or "ca". The list of everything has no distribution point: some
+    clients (NSS) refuse a list with a critical extension they do not know."""
+    # Section 5.2.6: in the complete list only, never critical.
+    freshest = b""
+    if delta_url is not None:
+        freshest = encoding.extension(
+            _FRESHEST_CRL, der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, _point([delta_url])))
+        )
+    if covers == "all":
+        return Form(b"", freshest)
+    # Section 5.2.5: critical. The URL is that of the certificates' distribution points, octet for
+    # octet, as verifiers compare.
+    only = der.encode(_ONLY_CONTAINS[covers], _CRITICAL_TRUE)
+    value = der.encode(der.SEQUENCE, _point(urls), only)
+    point = encoding.extension(_ISSUING_DISTRIBUTION_POINT, value, critical=True)
+    return Form(point, freshest)
+
+
+def _point(urls: Sequence[str]) -> bytes:
+    """distributionPoint [0] { fullName [0] { uniformResourceIdentifier [6] ... } }"""
+    names = [der.encode(0x86, url.encode("ascii")) for url in urls]
+    return der.encode(0xA0, der.encode(0xA0, *names))
 
 
 def encode_entry(
@@ -56,6 +100,17 @@ def encode_entry(
     delta list may say."""
     if reason is Reason.REMOVE_FROM_CRL:
         raise ValueError("removeFromCRL appears on delta CRLs only")
+    return _entry(serial, revoked_at, reason, invalidity_date)
+
+
+def encode_removal(serial: int, released_at: dt.datetime) -> bytes:
+    """The entry of a delta list for a hold that is over (section 5.3.1)."""
+    return _entry(serial, released_at, Reason.REMOVE_FROM_CRL, None)
+
+
+def _entry(
+    serial: int, moment: dt.datetime, reason: Reason, invalidity_date: dt.datetime | None
+) -> bytes:
     if not 0 < serial < 1 << (8 * cert.MAX_SERIAL_OCTETS - 1):
         raise ValueError("a serial number is positive and has up to 20 octets")
     extensions = b""
@@ -70,7 +125,7 @@ def encode_entry(
     return der.encode(
         der.SEQUENCE,
         der.encode_integer(serial),
-        encoding.time(revoked_at),
+        encoding.time(moment),
         der.encode(der.SEQUENCE, extensions) if extensions else b"",
     )
 
@@ -81,51 +136,45 @@ def to_be_signed(
     number: int,
     this_update: dt.datetime,
     next_update: dt.datetime,
-    entries: Iterable[bytes],
+    entries: Sequence[bytes],
+    form: Form = Form(),
+    base: int | None = None,
 ) -> bytes:
-    """The TBSCertList of `issuer`, to be signed with its key. `entries` come from
-    `encode_entry`."""
+    """The TBSCertList of `issuer`, to be signed with its key. `entries` come from `encode_entry`,
+    any number of them in one piece. With `base` it is a delta to the list of that number."""
     if not 0 < number <= MAX_CRL_NUMBER:
         raise ValueError("a CRL number is positive and has at most 20 octets")
-    revoked = b"".join(entries)
-    return der.encode(
-        der.SEQUENCE,
+    head = (
         _V2,
         encoding.signature_algorithm(public_key(issuer)),
         encoding.fields_of(issuer).subject,
         encoding.time(this_update),
         encoding.time(next_update),
-        # Section 5.1.2.6: where nothing is revoked the list is absent, not empty.
-        der.encode(der.SEQUENCE, revoked) if revoked else b"",
-        der.encode(0xA0, der.encode(der.SEQUENCE, *_extensions(issuer, number))),
     )
+    # Section 5.1.2.6: where nothing is revoked the list is absent, not empty.
+    length = sum(map(len, entries))
+    revoked = (der.header(der.SEQUENCE, length), *entries) if length else ()
+    extensions = _extensions(issuer, number, form, base)
+    tail = der.encode(0xA0, der.encode(der.SEQUENCE, *extensions))
+    parts = (*head, *revoked, tail)
+    # One join: nothing that is as large as the list is copied twice.
+    return b"".join((der.header(der.SEQUENCE, sum(map(len, parts))), *parts))
 
 
-def _extensions(issuer: x509.Certificate, number: int) -> tuple[bytes, bytes]:
-    """Sections 5.2.1 and 5.2.3: both are always there and never critical."""
+def _extensions(
+    issuer: x509.Certificate, number: int, form: Form, base: int | None
+) -> tuple[bytes, ...]:
+    """Sections 5.2.1 and 5.2.3: the first two are always there and never critical. A delta has the
+    distribution point of its base (section 5.2.4) and no freshest CRL (section 5.2.6)."""
     identifier = der.encode(0x80, key_identifier(issuer))
-    return (
+    always = (
         encoding.extension(_AUTHORITY_KEY_IDENTIFIER, der.encode(der.SEQUENCE, identifier)),
         encoding.extension(_CRL_NUMBER, der.encode_integer(number)),
     )
-
-
-def check(data: bytes, issuer: x509.Certificate, *, number: int, entries: int) -> None:
-    """Read a new list with another implementation before anybody gets it: PKIError INTERNAL if it
-    does not parse, has not this number of entries, or is not signed by the issuer's key."""
-    try:
-        parsed = x509.load_der_x509_crl(data)
-        found = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        sound = (
-            parsed.is_signature_valid(public_key(issuer))
-            and parsed.issuer == issuer.subject
-            and found == number
-            and len(parsed) == entries
-        )
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise PKIError(ErrorCode.INTERNAL, "the new CRL does not parse") from error
-    if not sound:
-        raise PKIError(ErrorCode.INTERNAL, "the new CRL is not what was to be signed")
+    if base is None:
+        return (*always, form.distribution_point, form.freshest)
+    indicator = encoding.extension(_DELTA_CRL_INDICATOR, der.encode_integer(base), critical=True)
+    return (*always, indicator, form.distribution_point)
 
 
 def may_sign(issuer: x509.Certificate) -> bool:

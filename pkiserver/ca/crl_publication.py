@@ -1,76 +1,108 @@
-"""Publishing CRLs: from the database's revocations to a signed, checked and numbered list.
+"""Publishing CRLs: from the database's revocations to signed, checked and numbered lists.
 
-The list is made outside any transaction, and inserted only if no other list was published since
-its content was read; whoever loses takes the winner's list, or starts again. Numbers therefore grow
-strictly, whatever the number of processes, and a later number never shows an earlier state. They
-are at least the time in seconds, so that they grow across a restored backup, too.
+The lists of a scope are made outside any transaction, and inserted only if no other was published
+since their content was read; whoever loses takes the winner's list, or starts again. Numbers
+therefore grow strictly, whatever the number of processes, and a later number never shows an earlier
+state. They are at least the time in seconds, so that they grow across a restored backup, too. A
+delta shares the numbers of the complete lists of its scope, and where both are made, at the same
+time, they have the same one (RFC 5280 section 5.2.3).
+
+A list is stored in pages of a transaction each before its row makes it the newest one, so that a
+large one holds up nobody.
 """
 
 import asyncio
 import datetime as dt
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from pkiserver.ca import crl
+from pkiserver.ca import crl, crl_check, crl_points
+from pkiserver.ca import crl_store as store
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.crl import CRL
+from pkiserver.ca.crl import CRL, Form
+from pkiserver.ca.crl_scope import CAS, FULL, USERS, Distribution, Point, Scope
+from pkiserver.ca.crl_store import Published, State
 from pkiserver.ca.encoding import signature_algorithm
 from pkiserver.ca.model import Authority
 from pkiserver.ca.responders import load_key
-from pkiserver.clock import Clock, epoch, from_epoch
-from pkiserver.config import CRLSettings
+from pkiserver.clock import Clock, epoch
+from pkiserver.config import CoreSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import PrivateKey, sign
-from pkiserver.pkix import cert
+from pkiserver.pkix import der
 from pkiserver.storage import Database, IntegrityError, Reader, Transaction
+
+__all__ = ["BACKDATE", "CRLPublication", "Published", "View"]
 
 BACKDATE = dt.timedelta(minutes=5)
 """thisUpdate lies this far back, as certificates' notBefore does: verifiers allow a CRL no slow
 clock."""
-HISTORY = 10
-"""Lists of an authority that are kept."""
+HELD_OCTETS = 128 << 20
+"""Lists are kept in memory as long as they are not larger than this together."""
+_FORGOTTEN = dt.timedelta(hours=1)
 _ATTEMPTS = 5
 _ACTOR = "status:crl"
 
-_NEWEST = (
-    "SELECT number, generation, this_update, next_update, entries FROM crls "
-    "WHERE issuer = ? ORDER BY number DESC LIMIT 1"
-)
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The lists of a scope, and how the next ones are to be: their form, and whether there is a
+    delta. `kept` is False for a scope no certificate points to."""
+
+    scope: Scope
+    kept: bool
+    has_delta: bool
+    form: Form
+    state: State
+
+    def newest(self, *, delta: bool) -> Published | None:
+        return self.state.delta if delta else self.state.complete
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What is known of the newest list without reading it."""
+class _Entries:
+    """What is on a list, many entries in one piece; for a delta, since which list. Emptied when
+    the list has been put together."""
 
-    number: int
-    generation: int
-    this_update: dt.datetime
-    next_update: dt.datetime
-    entries: int
+    pieces: list[bytes] = field(repr=False)
+    count: int
+    delta: bool = False
+    base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a new list shows, read at one moment; `last` is the list before it."""
+    """What new lists show, read at one moment. `anchor`: later deltas may refer to this list."""
 
-    generation: int
-    last: Published | None
-    entries: list[bytes] = field(repr=False)
+    view: View
+    lists: tuple[_Entries, ...]
+    anchor: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Lifetime:
-    """When a new list is made, and until when it holds."""
+    """When new lists are made, and until when they hold."""
 
     now: dt.datetime
     this_update: dt.datetime
     next_update: dt.datetime
+    delta_next_update: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    published: Published
+    data: bytes = field(repr=False)
 
 
 class CRLPublication:
-    """The lists of every authority, in the table `crls`."""
+    """The lists of every authority."""
 
     def __init__(
         self,
@@ -78,55 +110,126 @@ class CRLPublication:
         clock: Clock,
         authorities: Authorities,
         audit: Audit,
-        settings: CRLSettings,
+        settings: CoreSettings,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._database = database
         self._clock = clock
         self._authorities = authorities
         self._audit = audit
-        self._settings = settings
-        self._held: dict[str, CRL] = {}
+        self._settings = settings.crl
+        self._base = settings.server.http_base
+        self._random = random_bytes
+        self._held: OrderedDict[tuple[str, str, bool], CRL] = OrderedDict()
+        self._loading = asyncio.Lock()
 
-    async def standing(self, issuer: str) -> tuple[Published | None, int]:
-        """The newest list and the issuer's present generation."""
-        return await self._database.lookup(lambda reader: _standing(reader, issuer))
+    # Looking
 
-    async def read(self, issuer: str, number: int) -> CRL | None:
-        """A list by its number; the newest one asked for stays in memory. None if it is gone."""
-        held = self._held.get(issuer)
-        if held is not None and held.number == number:
-            return held
-        found = await self._database.read(lambda reader: _load(reader, issuer, number))
-        if found is not None and (held is None or number > held.number):
-            self._held[issuer] = found
-        return found
+    async def view(self, issuer: str, scope: Scope) -> View:
+        """How things are with one scope."""
+        return await self._database.lookup(lambda reader: self._view(reader, issuer, scope))
 
-    def due(self, authority: x509.Certificate, last: Published | None, generation: int) -> bool:
-        """Whether a new list is to be published: none yet, a change, or the schedule. A list that
-        holds longer than a new one would (for a key that goes offline) is left alone."""
-        if last is None or last.generation < generation:
+    async def scopes(self, issuer: str) -> tuple[Scope, ...]:
+        """The lists to keep up, small ones first."""
+
+        def work(reader: Reader) -> tuple[Scope, ...]:
+            points, published = self._known(reader, issuer)
+            return self._distribution(issuer).scopes(points, published)
+
+        return await self._database.lookup(work)
+
+    def url(self, issuer: str, scope: Scope, *, delta: bool) -> str:
+        return self._distribution(issuer).url(scope, delta=delta)
+
+    def _distribution(self, issuer: str) -> Distribution:
+        return Distribution(issuer, self._base, self._settings)
+
+    def _known(self, reader: Reader, issuer: str) -> tuple[tuple[Point, ...], tuple[Scope, ...]]:
+        # Entries stay for a validity after expiry, and so do the lists.
+        points = crl_points.live(reader, issuer, self._clock.now() - self._settings.validity)
+        return points, tuple(s for s in (CAS, USERS) if store.has_lists(reader, issuer, s))
+
+    def _view(self, reader: Reader, issuer: str, scope: Scope) -> View:
+        distribution = self._distribution(issuer)
+        points, published = self._known(reader, issuer)
+        has_delta = distribution.has_delta(scope, points)
+        form = crl.form(
+            scope.covers,
+            distribution.urls(scope, points),
+            distribution.url(scope, delta=True) if has_delta else None,
+        )
+        kept = distribution.keeps(scope, points, published)
+        return View(scope, kept, has_delta, form, store.state(reader, issuer, scope))
+
+    # What is due
+
+    def due(self, authority: x509.Certificate, view: View) -> bool:
+        """Whether anything new is to be published in this scope."""
+        return self.complete_due(authority, view) or self._delta_due(authority, view)
+
+    def complete_due(self, authority: x509.Certificate, view: View) -> bool:
+        """None yet, a change, or the schedule."""
+        refresh = min(self._settings.refresh, self._settings.validity / 2)
+        return self._is_due(authority, view, view.state.complete, refresh, self._settings.validity)
+
+    def _delta_due(self, authority: x509.Certificate, view: View) -> bool:
+        lifetime = self._delta_lifetime
+        return view.has_delta and self._is_due(
+            authority, view, view.state.delta, lifetime / 2, lifetime
+        )
+
+    def _is_due(
+        self,
+        authority: x509.Certificate,
+        view: View,
+        last: Published | None,
+        refresh: dt.timedelta,
+        lifetime: dt.timedelta,
+    ) -> bool:
+        """A list that holds longer than a new one would (for a key that goes offline) is left
+        alone by the schedule."""
+        if last is None or last.generation < view.state.changed or last.form != view.form.octets:
             return True
         now = self._clock.now()
-        refresh = min(self._settings.refresh, self._settings.validity / 2)
-        next_update = min(now + self._settings.validity, authority.not_valid_after_utc)
+        next_update = min(now + lifetime, authority.not_valid_after_utc)
         return now - last.this_update >= BACKDATE + refresh and last.next_update < next_update
 
+    @property
+    def _delta_lifetime(self) -> dt.timedelta:
+        """Where deltas were given up, certificates that name one may still be around."""
+        return self._settings.delta or min(self._settings.refresh, self._settings.validity / 2)
+
+    # Publishing
+
     async def publish(
-        self, authority: Authority, validity: dt.timedelta | None = None
+        self,
+        authority: Authority,
+        scope: Scope = FULL,
+        validity: dt.timedelta | None = None,
+        *,
+        delta_only: bool = False,
     ) -> Published:
-        """Publish a list that shows the present state; the one that does, if another process was
-        faster. Raises `PKIError`: UNAVAILABLE without the key, or INTERNAL for a list that failed
-        its check; what was published before stays the newest."""
+        """Publish the lists of a scope as things are now; the newest list, which is another
+        process's that shows the same if that was faster. Raises `PKIError`: UNAVAILABLE without
+        the key, or INTERNAL for a list that failed its check; what was published before stays the
+        newest."""
         certificate = self._certificate(authority)
         key = load_key(self._authorities.key, authority.name)
+        name = authority.name
         for _ in range(_ATTEMPTS):
-            content = await self._read_content(authority.name)
+            content = await self._database.read(
+                lambda reader: self._read(reader, name, scope, delta_only=delta_only)
+            )
             times = self._lifetime(certificate, validity)
-            new = await _make(authority.name, certificate, key, content, times)
-            if await self._insert(new, content.last):
-                return _summary(new)
-            newest, _ = await self.standing(authority.name)
-            if validity is None and newest and newest.generation >= content.generation:
+            new = [
+                await self._make(name, certificate, key, content, entries, times)
+                for entries in content.lists
+            ]
+            if await self._insert(new, content.view):
+                return new[0].published
+            newest = (await self.view(name, scope)).newest(delta=delta_only)
+            seen = content.view.state.generation
+            if validity is None and newest and newest.generation >= seen:
                 return newest
         raise PKIError(ErrorCode.CONFLICT, "other processes keep publishing CRLs; try again")
 
@@ -141,110 +244,203 @@ class CRLPublication:
 
     def _lifetime(self, certificate: x509.Certificate, validity: dt.timedelta | None) -> _Lifetime:
         now = self._clock.now().replace(microsecond=0)
+        last = certificate.not_valid_after_utc
         this_update = max(now - BACKDATE, certificate.not_valid_before_utc)
-        end = now + (self._settings.validity if validity is None else validity)
-        next_update = min(end, certificate.not_valid_after_utc)
-        if next_update <= now:
+        if last <= now:
             raise PKIError(ErrorCode.UNAVAILABLE, "the authority has expired")
-        return _Lifetime(now, this_update, next_update)
+        return _Lifetime(
+            now,
+            this_update,
+            min(now + (self._settings.validity if validity is None else validity), last),
+            min(now + (self._delta_lifetime if validity is None else validity), last),
+        )
 
-    async def _read_content(self, issuer: str) -> _Content:
+    def _read(self, reader: Reader, issuer: str, scope: Scope, *, delta_only: bool) -> _Content:
         now = self._clock.now()
-
-        def work(reader: Reader) -> _Content:
-            last, generation = _standing(reader, issuer)
+        view = self._view(reader, issuer, scope)
+        form = view.form.octets
+        base = store.anchor(reader, issuer, scope, form, now) if view.has_delta else None
+        lists: list[_Entries] = []
+        if base is None or not delta_only:
             # RFC 5280 section 3.3: an entry stays until it was on a list issued after the
             # certificate expired; one more validity, so that a client that fetches on schedule
             # has met it.
             cutoff = now - self._settings.validity
-            if last is not None:
-                cutoff = min(cutoff, last.this_update)
-            rows = reader.each(
-                "SELECT entry FROM revocations WHERE issuer = ? AND not_after >= ? ORDER BY serial",
-                (issuer, epoch(cutoff)),
-            )
-            return _Content(generation, last, [entry for (entry,) in rows])
+            if view.state.complete is not None:
+                cutoff = min(cutoff, view.state.complete.this_update)
+            lists.append(_Entries(*store.entries(reader, issuer, scope, cutoff)))
+        if view.has_delta:
+            changes = ([], 0) if base is None else store.changes(
+                reader, issuer, scope, base.generation
+            )  # fmt: skip
+            lists.append(_Entries(*changes, delta=True, base=base.number if base else None))
+        last = store.last_anchor(reader, issuer, scope, form)
+        spacing = min(self._settings.refresh, self._settings.validity / 2) / 2
+        is_anchor = last is None or now - BACKDATE - last.this_update >= spacing
+        return _Content(view, tuple(lists), view.has_delta and is_anchor)
 
-        return await self._database.read(work)
-
-    async def _insert(self, new: CRL, last: Published | None) -> bool:
-        """Make it the newest list; False if that is another one by now."""
-        try:
-            return await self._database.write(lambda tx: self._insert_row(tx, new, last))
-        except IntegrityError:
-            return False
-
-    def _insert_row(self, tx: Transaction, new: CRL, last: Published | None) -> bool:
-        if _standing(tx, new.issuer)[0] != last:
-            return False
-        tx.execute(
-            "INSERT INTO crls (issuer, number, generation, this_update, next_update, entries, der) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                new.issuer, new.number, new.generation, epoch(new.this_update),
-                epoch(new.next_update), new.entries, new.der,
-            ),
-        )  # fmt: skip
-        tx.execute(
-            "DELETE FROM crls WHERE issuer = ? AND number NOT IN "
-            "(SELECT number FROM crls WHERE issuer = ? ORDER BY number DESC LIMIT ?)",
-            (new.issuer, new.issuer, HISTORY),
+    async def _make(
+        self,
+        issuer: str,
+        certificate: x509.Certificate,
+        key: PrivateKey,
+        content: _Content,
+        entries: _Entries,
+        times: _Lifetime,
+    ) -> _New:
+        """Encode, sign, and read back before anybody can get it."""
+        view = content.view
+        number = max(view.state.number + 1, epoch(times.now))
+        # With nothing older to refer to, a delta is about the complete list made with it.
+        base = (entries.base or number) if entries.delta else None
+        next_update = times.delta_next_update if entries.delta else times.next_update
+        tbs = await asyncio.to_thread(
+            crl.to_be_signed,
+            certificate,
+            number=number,
+            this_update=times.this_update,
+            next_update=next_update,
+            entries=entries.pieces,
+            form=view.form,
+            base=base,
         )
+        pieces = [len(piece) for piece in entries.pieces]
+        entries.pieces.clear()
+        signature = await sign(key, tbs)
+
+        def finish() -> tuple[bytes, bytes]:
+            data = _assemble(tbs, signature_algorithm(key.public_key()), signature)
+            crl_check.check(
+                data, certificate, number=number, entries=entries.count, base=base, pieces=pieces
+            )
+            return data, hashlib.sha256(data).digest()
+
+        data, digest = await asyncio.to_thread(finish)
+        published = Published(
+            issuer, view.scope.name, entries.delta, number, base, view.state.generation,
+            times.this_update, next_update, entries.count, len(data), digest, view.form.octets,
+            content.anchor and not entries.delta, self._random(16).hex(),
+        )  # fmt: skip
+        return _New(published, data)
+
+    async def _insert(self, new: list[_New], view: View) -> bool:
+        """Make them the newest lists; False if others are by now."""
+        large = [each for each in new if len(each.data) > store.PAGE]
+        for each in large:
+            await self._store(each)
+        try:
+            dropped = await self._database.write(lambda tx: self._insert_rows(tx, new, view))
+        except IntegrityError:
+            dropped = None
+        for old in [each.published for each in large] if dropped is None else dropped:
+            await self._drop(old.body, old.size)
+        return dropped is not None
+
+    async def _store(self, new: _New) -> None:
+        now = self._clock.now()
+        for number, content in enumerate(store.pages(new.data)):
+            await self._database.write(
+                lambda tx, n=number, c=content: store.add_page(  # type: ignore[misc]
+                    tx, new.published.body, n, c, now
+                )
+            )
+
+    def _insert_rows(self, tx: Transaction, new: list[_New], view: View) -> list[Published] | None:
+        """The large lists that nobody needs any more; None if another process was faster."""
+        issuer, now = new[0].published.issuer, self._clock.now()
+        if store.state(tx, issuer, view.scope).number != view.state.number:
+            return None
+        dropped: list[Published] = []
+        for each in new:
+            store.add(tx, each.published)
+            if len(each.data) <= store.PAGE:
+                store.add_page(tx, each.published.body, 0, each.data, now)
+            for old in store.outdated(tx, each.published, now):
+                store.forget(tx, old, now)
+                if old.size > store.PAGE:
+                    dropped.append(old)
+                elif old.body:
+                    store.drop_pages(tx, old.body, 0, 1)
+            self._note(tx, "crl.publish", each.published)
+        return dropped
+
+    def _note(self, tx: Transaction, action: str, about: Published, outcome: str = "ok") -> None:
+        detail = {"number": about.number, "entries": about.entries}
+        where = {"scope": about.scope, "base": about.base} if about.scope or about.delta else {}
         self._audit.append(
             tx,
             actor=_ACTOR,
-            action="crl.publish",
-            object=new.issuer,
-            detail={"number": new.number, "entries": new.entries},
+            action=action,
+            object=about.issuer,
+            outcome=outcome,
+            detail={**detail, **where},
         )
-        return True
+
+    # Keeping
+
+    async def forget_abandoned(self) -> None:
+        """Pages of lists that never came to be."""
+        before = self._clock.now() - _FORGOTTEN
+        for body in await self._database.read(lambda reader: store.abandoned(reader, before)):
+            await self._drop(body, None)
+
+    async def _drop(self, body: str, size: int | None) -> None:
+        page = 0
+        while size is None or page * store.PAGE < size:
+            gone = await self._database.write(
+                lambda tx, p=page: store.drop_pages(tx, body, p, p + 4)  # type: ignore[misc]
+            )
+            if not gone:
+                return
+            page += 4
+
+    async def alert(self, about: Published) -> bool:
+        """Put into the audit log that a list lapses soon, once; whether this was the time."""
+
+        def work(tx: Transaction) -> bool:
+            first = store.note_alert(tx, about)
+            if first:
+                self._note(tx, "crl.lapse", about, outcome="failed")
+            return first
+
+        return await self._database.write(work)
+
+    async def read(self, published: Published) -> CRL | None:
+        """A list with its octets, as they were when they were checked; the newest ones asked for
+        stay in memory. None if it is gone."""
+        key = (published.issuer, published.scope, published.delta)
+        held = self._held.get(key)
+        if held is not None and held.number == published.number:
+            self._held.move_to_end(key)
+            return held
+        async with self._loading:
+            held = self._held.get(key)
+            if held is not None and held.number >= published.number:
+                return held
+            found = await self._database.read(lambda reader: _load(reader, published))
+            if found is not None:
+                self._hold(key, found)
+            return found
+
+    def _hold(self, key: tuple[str, str, bool], found: CRL) -> None:
+        self._held[key] = found
+        self._held.move_to_end(key)
+        size = sum(len(each.der) for each in self._held.values())
+        while size > HELD_OCTETS and len(self._held) > 1:
+            size -= len(self._held.popitem(last=False)[1].der)
 
 
-async def _make(
-    issuer: str, certificate: x509.Certificate, key: PrivateKey, content: _Content, times: _Lifetime
-) -> CRL:
-    """Encode, sign, and read back before anybody can get it."""
-    number = max(content.last.number + 1 if content.last else 1, epoch(times.now))
-    tbs = await asyncio.to_thread(
-        crl.to_be_signed,
-        certificate,
-        number=number,
-        this_update=times.this_update,
-        next_update=times.next_update,
-        entries=content.entries,
-    )
-    signature = await sign(key, tbs)
-    data = cert.assemble(tbs, signature_algorithm(key.public_key()), signature)
-    count = len(content.entries)
-    await asyncio.to_thread(crl.check, data, certificate, number=number, entries=count)
-    return CRL(
-        issuer, number, content.generation, times.this_update, times.next_update, count, data
-    )
+def _assemble(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
+    """`cert.assemble`, without a second copy of what is large."""
+    parts = (tbs, algorithm, der.encode_bit_string(signature))
+    return b"".join((der.header(der.SEQUENCE, sum(map(len, parts))), *parts))
 
 
-def _summary(new: CRL) -> Published:
-    return Published(new.number, new.generation, new.this_update, new.next_update, new.entries)
-
-
-def _standing(reader: Reader, issuer: str) -> tuple[Published | None, int]:
-    row = reader.one(_NEWEST, (issuer,))
-    generation = reader.one("SELECT generation FROM status_generations WHERE issuer = ?", (issuer,))
-    newest = None
-    if row is not None:
-        number, shown, this_update, next_update, entries = row
-        newest = Published(number, shown, from_epoch(this_update), from_epoch(next_update), entries)
-    return newest, 0 if generation is None else generation[0]
-
-
-def _load(reader: Reader, issuer: str, number: int) -> CRL | None:
-    row = reader.one(
-        "SELECT generation, this_update, next_update, entries, der FROM crls "
-        "WHERE issuer = ? AND number = ?",
-        (issuer, number),
-    )
-    if row is None:
+def _load(reader: Reader, published: Published) -> CRL | None:
+    data = store.load(reader, published.body)
+    if not data:
         return None
-    generation, this_update, next_update, entries, der = row
-    return CRL(
-        issuer, number, generation, from_epoch(this_update), from_epoch(next_update), entries, der
-    )
+    digest = hashlib.sha256(data).digest()
+    if published.sha256 not in (None, digest):
+        raise PKIError(ErrorCode.INTERNAL, "a stored CRL is not what was published")
+    return store.crl(published, digest, data)

@@ -75,7 +75,7 @@ class Issuance:
         self._audit = audit
         self._random_bytes = random_bytes
         self._profiles = dict(compile_profiles(settings))
-        self._signer = Signer(authorities, settings.server.http_base)
+        self._signer = Signer(authorities, settings.server.http_base, settings.crl)
         self._recovery = Recovery(database, clock, audit, self._signer, self._profiles)
         self._tokens: OrderedDict[str, tuple[Prepared, dt.datetime]] = OrderedDict()
 
@@ -275,6 +275,7 @@ class Issuance:
         self._signer.check_usable(tx, prepared.issuer, rule)
         try:
             ledger.reserve(tx, prepared, epoch(self._clock.now()))
+            self._signer.remember_lists(tx, prepared)
         except IntegrityError as error:
             raise PKIError(
                 ErrorCode.CONFLICT, "the serial number is taken; try again", rule="serial"

@@ -8,11 +8,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
+from pkiserver.ca.crl_scope import Distribution
 from pkiserver.ca.encoding import fields_of
+from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, cert, constraints
 from pkiserver.pkix.names import AltName
 
+_ONE_LIST = CRLSettings()
 _ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 
 
@@ -31,7 +34,7 @@ class Issuer:
     purposes: tuple[frozenset[x509.ObjectIdentifier], ...]
     subject_der: bytes = field(repr=False)
     authority_key_identifier: x509.AuthorityKeyIdentifier
-    crl: x509.CRLDistributionPoints
+    lists: Distribution
     ca_issuers: x509.AccessDescription
     ocsp: x509.AccessDescription
 
@@ -52,7 +55,12 @@ class Issuer:
                 )
 
 
-def describe(name: str, path: Sequence[x509.Certificate], http_base: str) -> Issuer:
+def describe(
+    name: str,
+    path: Sequence[x509.Certificate],
+    http_base: str,
+    crl: CRLSettings = _ONE_LIST,
+) -> Issuer:
     """The issuer whose certification path, its own certificate first, is `path`."""
     certificate = path[0]
     return Issuer(
@@ -67,7 +75,7 @@ def describe(name: str, path: Sequence[x509.Certificate], http_base: str) -> Iss
         authority_key_identifier=x509.AuthorityKeyIdentifier(
             key_identifier(certificate), None, None
         ),
-        crl=x509.CRLDistributionPoints([_distribution_point(f"{http_base}/crl/{name}.crl")]),
+        lists=Distribution(name, http_base, crl),
         ca_issuers=_access(AuthorityInformationAccessOID.CA_ISSUERS, f"{http_base}/ca/{name}.cer"),
         ocsp=_access(AuthorityInformationAccessOID.OCSP, f"{http_base}/ocsp/{name}"),
     )
@@ -95,10 +103,6 @@ def _purposes(
             value = extension.value
             if isinstance(value, x509.ExtendedKeyUsage) and _ANY not in value:
                 yield frozenset(value)
-
-
-def _distribution_point(url: str) -> x509.DistributionPoint:
-    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
 
 def _access(method: x509.ObjectIdentifier, url: str) -> x509.AccessDescription:

@@ -19,7 +19,9 @@ from cryptography import x509
 from pkiserver.ca import blocklist, inventory
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.crl import encode_entry
+from pkiserver.ca.authority_store import CA_PROFILE
+from pkiserver.ca.crl import encode_entry, encode_removal
+from pkiserver.ca.crl_scope import bucket_of
 from pkiserver.ca.model import CertificateRecord, CertificateStatus, Reason, Requester, TxHook
 from pkiserver.clock import Clock, epoch, from_epoch, rfc3339
 from pkiserver.errors import ErrorCode, PKIError
@@ -152,8 +154,8 @@ class Revocation:
             raise PKIError(
                 ErrorCode.ALREADY_REVOKED, f"the certificate is revoked already: {record.reason}"
             )
-        _list(tx, record, revoked_at, reason, invalidity_date or _known_invalidity(tx, record))
-        _next_generation(tx, record.issuer)
+        since = invalidity_date or _known_invalidity(tx, record)
+        _list(tx, record, revoked_at, reason, since, _next_generation(tx, record))
         if reason in _SAYS_KEY_IS_LOST:
             why = f"the certificate {serial_hex(record.serial)} was revoked for {reason}"
             blocklist.block(tx, record.spki_sha256, why, now)
@@ -173,7 +175,7 @@ class Revocation:
             "DELETE FROM revocations WHERE issuer = ? AND serial = ?",
             (record.issuer, serial_bytes(record.serial)),
         )
-        _next_generation(tx, record.issuer)
+        _note_removal(tx, record, _next_generation(tx, record), self._clock.now())
         self._append(tx, record, "certificate.release", actor, {})
         return _issued(tx, record.issuer, record.serial)
 
@@ -286,14 +288,19 @@ def _list(
     revoked_at: dt.datetime,
     reason: Reason,
     invalidity_date: dt.datetime | None,
+    generation: int,
 ) -> None:
     """The row that CRLs are made of, with the entry encoded once and for all."""
     tx.execute(
+        "DELETE FROM crl_removals WHERE issuer = ? AND serial = ?",
+        (record.issuer, serial_bytes(record.serial)),
+    )
+    tx.execute(
         "INSERT INTO revocations "
-        "(issuer, serial, revoked_at, reason, invalidity_date, not_after, entry) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (issuer, serial) DO UPDATE SET "
+        "(issuer, serial, revoked_at, reason, invalidity_date, not_after, entry, bucket, "
+        "generation) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (issuer, serial) DO UPDATE SET "
         "reason = excluded.reason, invalidity_date = excluded.invalidity_date, "
-        "entry = excluded.entry",
+        "entry = excluded.entry, bucket = excluded.bucket, generation = excluded.generation",
         (
             record.issuer,
             serial_bytes(record.serial),
@@ -302,13 +309,44 @@ def _list(
             None if invalidity_date is None else epoch(invalidity_date),
             epoch(record.not_after),
             encode_entry(record.serial, revoked_at, reason, invalidity_date),
+            _bucket(record),
+            generation,
         ),
     )
 
 
-def _next_generation(tx: Transaction, issuer: str) -> None:
+def _note_removal(
+    tx: Transaction, record: CertificateRecord, generation: int, now: dt.datetime
+) -> None:
+    """What delta lists say of a hold that is over (section 5.2.4), until the certificate expires:
+    those that have are forgotten here."""
     tx.execute(
-        "INSERT INTO status_generations (issuer, generation) VALUES (?, 1) "
-        "ON CONFLICT (issuer) DO UPDATE SET generation = status_generations.generation + 1",
-        (issuer,),
+        "DELETE FROM crl_removals WHERE issuer = ? AND not_after < ?", (record.issuer, epoch(now))
     )
+    tx.execute(
+        "INSERT INTO crl_removals (issuer, serial, bucket, generation, not_after, entry) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            record.issuer, serial_bytes(record.serial), _bucket(record), generation,
+            epoch(record.not_after), encode_removal(record.serial, now),
+        ),
+    )  # fmt: skip
+
+
+def _bucket(record: CertificateRecord) -> int:
+    return bucket_of(record.serial, ca=record.profile == CA_PROFILE)
+
+
+def _next_generation(tx: Transaction, record: CertificateRecord) -> int:
+    row = tx.one(
+        "INSERT INTO status_generations (issuer, generation) VALUES (?, 1) ON CONFLICT (issuer) "
+        "DO UPDATE SET generation = status_generations.generation + 1 RETURNING generation",
+        (record.issuer,),
+    )
+    generation: int = row[0] if row else 0
+    tx.execute(
+        "INSERT INTO crl_changes (issuer, bucket, generation) VALUES (?, ?, ?) "
+        "ON CONFLICT (issuer, bucket) DO UPDATE SET generation = excluded.generation",
+        (record.issuer, _bucket(record), generation),
+    )
+    return generation

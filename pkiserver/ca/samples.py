@@ -59,16 +59,16 @@ def lint_profiles(
     return [
         SampleFinding(profile.name, finding)
         for profile in profiles.values()
-        for finding in _lint(profile, authorities, settings.server.http_base, now)
+        for finding in _lint(profile, authorities, settings, now)
     ]
 
 
 def _lint(
-    profile: Profile, authorities: Paths, http_base: str, now: dt.datetime
+    profile: Profile, authorities: Paths, settings: CoreSettings, now: dt.datetime
 ) -> Iterator[Finding]:
     try:
         name = authorities.current(profile.issuer)
-        issuer = describe(name, authorities.path(name), http_base)
+        issuer = describe(name, authorities.path(name), settings.server.http_base, settings.crl)
         issuer.check_purposes(
             profile.extended_key_usage, f"profiles.{profile.name}.extended_key_usage"
         )

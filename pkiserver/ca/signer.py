@@ -5,22 +5,26 @@ import asyncio
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+from pkiserver.ca import crl_points
 from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.crl_scope import Distribution
 from pkiserver.ca.issuer import Issuer, describe
-from pkiserver.ca.model import AuthorityStatus
+from pkiserver.ca.model import AuthorityStatus, Prepared
+from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys.signing import sign
 from pkiserver.pkix import cert
 from pkiserver.pkix.algorithms import cheap_to_sign
-from pkiserver.storage import Reader
+from pkiserver.storage import Reader, Transaction
 
 
 class Signer:
     """Signs to-be-signed certificates with the authorities' keys."""
 
-    def __init__(self, authorities: Authorities, http_base: str) -> None:
+    def __init__(self, authorities: Authorities, http_base: str, crl: CRLSettings) -> None:
         self._authorities = authorities
         self._http_base = http_base
+        self._crl = crl
         self._issuers: dict[str, tuple[tuple[x509.Certificate, ...], Issuer]] = {}
 
     def issuer(self, name: str, rule: str) -> Issuer:
@@ -35,7 +39,7 @@ class Signer:
         path = self._authorities.path(name)
         cached = self._issuers.get(name)
         if cached is None or cached[0] != path:
-            cached = self._issuers[name] = (path, describe(name, path, self._http_base))
+            cached = self._issuers[name] = (path, describe(name, path, self._http_base, self._crl))
         return cached[1]
 
     def current(self, name: str) -> str:
@@ -58,6 +62,11 @@ class Signer:
             self._authorities.check_usable(reader, issuer)
         except PKIError as error:
             raise PKIError(error.code, error.detail, rule=rule) from error
+
+    def remember_lists(self, tx: Transaction, prepared: Prepared) -> None:
+        """Part of reserving a certificate: the lists it names go on while it is valid."""
+        lists = Distribution(prepared.issuer, self._http_base, self._crl)
+        crl_points.remember(tx, lists, prepared, ca=False)
 
     async def sign(
         self, issuer: Issuer, tbs: bytes, algorithm: bytes

@@ -10,7 +10,6 @@ makes a responder that last; when they are over, OCSP says tryLater and the list
 until the key is brought back for the same again.
 """
 
-import asyncio
 import datetime as dt
 import secrets
 from collections.abc import Awaitable, Callable
@@ -22,30 +21,28 @@ from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_publication import CRLPublication, Published
+from pkiserver.ca.crl_scope import FULL, Scope
+from pkiserver.ca.crl_service import CRLService, ListStanding
 from pkiserver.ca.model import Authority, AuthorityStatus
 from pkiserver.ca.ocsp import OCSP, OCSPAnswer, Stamp
 from pkiserver.ca.responders import Responders
-from pkiserver.clock import Clock, from_epoch, monotonic
+from pkiserver.clock import Clock, from_epoch
 from pkiserver.config import CoreSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import KeyProvider
 from pkiserver.storage import Database
-
-_SHARE = 4
-"""After a publication, this many times its duration pass before the next one that a revocation
-asks for: a flood of revocations of a large CA costs at most a fifth of the time."""
-_LONGEST_PAUSE = 60.0
 
 _log = structlog.get_logger("pkiserver.status")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The services of one authority, for people: the newest list, whether a newer one is due, and
-    until when there is a responder."""
+    """The services of one authority, for people: the newest list of everything, whether a newer one
+    is due, all lists, and until when there is a responder."""
 
     crl: Published | None
     crl_due: bool
+    lists: tuple[ListStanding, ...]
     responder_until: dt.datetime | None
 
 
@@ -69,9 +66,10 @@ class StatusService:
             database, clock, authorities, keys, audit, settings, random_bytes
         )
         self._ocsp = OCSP(database, clock, authorities, self._responders, settings.ocsp)
-        self._crls = CRLPublication(database, clock, authorities, audit, settings.crl)
-        self._wanted: set[str] = set()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._publication = CRLPublication(
+            database, clock, authorities, audit, settings, random_bytes
+        )
+        self._crls = CRLService(self._publication, clock, authorities, self._attempt)
         self._troubles: dict[tuple[str, str], str] = {}
 
     async def start(self) -> None:
@@ -80,17 +78,11 @@ class StatusService:
 
     async def stop(self) -> None:
         """Let go of publications under way: the next `maintain` of any process does them."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
-        self._wanted.clear()
+        await self._crls.stop()
 
     async def settle(self) -> None:
         """Wait until every list that was asked for by `schedule` is out, or has failed."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks.values())
+        await self._crls.settle()
 
     async def maintain(self) -> None:
         """Do what is due for every authority. Failures are logged, once for each new cause."""
@@ -101,8 +93,10 @@ class StatusService:
             closed = authority.status is AuthorityStatus.CLOSED
             if own is not None and own.not_valid_after_utc > now and not closed:
                 await self._attempt("responder", authority.name, self._responders.ensure)
-                await self._attempt("crl", authority.name, self._publish_if_due)
+                await self._attempt("crl", authority.name, self._crls.publish_due)
+                await self._attempt("crl-alert", authority.name, self._crls.alert)
         await self._responders.forget_expired()
+        await self._publication.forget_abandoned()
 
     async def ocsp(self, authority: str, request_der: bytes) -> OCSPAnswer:
         """The answer to a request. Raises `MalformedMessage`, or `PKIError`: NOT_FOUND for no such
@@ -115,24 +109,19 @@ class StatusService:
         NOT_FOUND or UNAVAILABLE."""
         return await self._ocsp.stamp(authority)
 
-    async def crl(self, authority: str) -> CRL:
-        """The newest list. If there is none yet it is published now; if it does not show the
-        latest change, a new one is scheduled. Raises `PKIError` NOT_FOUND or UNAVAILABLE."""
-        name = (await self._authority(authority)).name
-        newest, generation = await self._crls.standing(name)
-        if newest is None:
-            newest = await self.publish_crl(name)
-        elif newest.generation < generation:
-            self.schedule(name)
-        found = await self._crls.read(name, newest.number)
-        return await self.crl(name) if found is None else found
+    async def crl(self, authority: str, scope: Scope = FULL, *, delta: bool = False) -> CRL:
+        """The newest list. If there is none yet it is published now; one that does not show the
+        latest change is given out only while no newer one can be made at once. Raises `PKIError`
+        NOT_FOUND, also for lists that are not kept, or UNAVAILABLE."""
+        return await self._crls.newest(await self._authority(authority), scope, delta=delta)
 
     async def publish_crl(self, authority: str, validity: dt.timedelta | None = None) -> Published:
-        """Publish a list now, whether due or not. Raises `PKIError`."""
+        """Publish every list of an authority now, whether due or not; the one of everything.
+        Raises `PKIError`."""
         return await self._crls.publish(await self._authority(authority), validity)
 
     async def prepare_offline(self, authority: str, validity: dt.timedelta) -> Published:
-        """Publish a list and make a responder that last `validity` (at most as long as the
+        """Publish lists and make a responder that last `validity` (at most as long as the
         authority), so that its key may be taken away. Raises `PKIError`."""
         found = await self._authority(authority)
         await self._responders.create(found, validity)
@@ -141,38 +130,23 @@ class StatusService:
     async def standing(self, authority: str) -> Standing:
         """How things are. Raises `PKIError` NOT_FOUND, or UNAVAILABLE for one without
         certificate."""
-        name = (await self._authority(authority)).name
-        certificate = self._authorities.certificate(name)
-        newest, generation = await self._crls.standing(name)
+        found = await self._authority(authority)
+        lists = await self._crls.standing(found)
         now = self._clock.now()
-        row = await self._database.lookup(lambda reader: self._responders.find(reader, name, now))
+        row = await self._database.lookup(
+            lambda reader: self._responders.find(reader, found.name, now)
+        )
         return Standing(
-            newest,
-            self._crls.due(certificate, newest, generation),
-            None if row is None else from_epoch(row[3]),
+            lists[0].newest, lists[0].due, tuple(lists), None if row is None else from_epoch(row[3])
         )
 
+    def problems(self) -> list[str]:
+        """What this process could not keep up, a line each; the last cause of each."""
+        return [f"{what} of {name}: {why}" for (what, name), why in sorted(self._troubles.items())]
+
     def schedule(self, issuer: str) -> None:
-        """Publish a list soon, once for all that ask until then. Returns at once."""
-        self._wanted.add(issuer)
-        if issuer not in self._tasks:
-            self._tasks[issuer] = asyncio.create_task(self._publish_wanted(issuer))
-
-    async def _publish_wanted(self, issuer: str) -> None:
-        try:
-            while issuer in self._wanted:
-                self._wanted.discard(issuer)
-                began = monotonic()
-                await self._attempt("crl", issuer, self._publish_if_due)
-                await asyncio.sleep(min(_SHARE * (monotonic() - began), _LONGEST_PAUSE))
-        finally:
-            self._tasks.pop(issuer, None)
-
-    async def _publish_if_due(self, authority: Authority) -> None:
-        certificate = self._authorities.certificate(authority.name)
-        newest, generation = await self._crls.standing(authority.name)
-        if self._crls.due(certificate, newest, generation):
-            await self._crls.publish(authority)
+        """Publish lists soon, once for all that ask until then. Returns at once."""
+        self._crls.schedule(issuer)
 
     async def _authority(self, name: str) -> Authority:
         """One that another process has just made is found as well."""
@@ -184,8 +158,9 @@ class StatusService:
 
     async def _attempt(
         self, what: str, name: str, work: Callable[[Authority], Awaitable[object]]
-    ) -> None:
-        """One authority's trouble is logged and keeps nobody else waiting."""
+    ) -> bool:
+        """One authority's trouble is logged and keeps nobody else waiting; whether there was
+        none."""
         try:
             await work(await self._authority(name))
         except PKIError as error:
@@ -197,3 +172,5 @@ class StatusService:
             _log.exception("status not kept up", what=what, authority=name)
         else:
             self._troubles.pop((what, name), None)
+            return True
+        return False

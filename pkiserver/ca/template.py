@@ -49,7 +49,7 @@ def build(profile: Profile, issuer: Issuer, decision: Decision, serial: int) -> 
         .not_valid_before(decision.not_before)
         .not_valid_after(decision.not_after)
     )
-    for value, critical in _extensions(profile, issuer, decision):
+    for value, critical in _extensions(profile, issuer, decision, serial):
         builder = builder.add_extension(value, critical)
     key = throw_away_key(algorithms.describe(issuer.public_key))
     signed = builder.sign(key, algorithms.signature_hash_for(key)).public_bytes(Encoding.DER)
@@ -58,7 +58,7 @@ def build(profile: Profile, issuer: Issuer, decision: Decision, serial: int) -> 
 
 
 def _extensions(
-    profile: Profile, issuer: Issuer, decision: Decision
+    profile: Profile, issuer: Issuer, decision: Decision, serial: int
 ) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """Values, and whether they are critical."""
     yield issuer.authority_key_identifier, False
@@ -73,7 +73,7 @@ def _extensions(
     if profile.policies:
         yield _policies(profile), False
     if profile.crl_url:
-        yield issuer.crl, False
+        yield from issuer.lists.extensions(serial, ca=False)
     yield _information_access(profile, issuer), False
     if decision.must_staple:
         yield _MUST_STAPLE, False

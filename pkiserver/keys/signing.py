@@ -24,12 +24,13 @@ class _Pool:
 
 
 _POOL = _Pool()
+_QUICKLY_HASHED = 1 << 16
 
 
 async def sign(key: PrivateKey, data: bytes) -> bytes:
     """The signature in X.509's form: RSA PKCS#1 v1.5 with SHA-256, ECDSA with the hash of the
     curve's size, the others over the data itself."""
-    if cheap_to_sign(key):
+    if cheap_to_sign(key) and len(data) <= _QUICKLY_HASHED:
         return sign_now(key, data)
     return await asyncio.get_running_loop().run_in_executor(_POOL.threads, sign_now, key, data)
 

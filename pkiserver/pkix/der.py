@@ -67,6 +67,17 @@ def read(data: bytes, offset: int = 0) -> tuple[TLV, int]:
     return TLV(tag, data[start:end], data[offset:end]), end
 
 
+def span(data: bytes, offset: int) -> tuple[int, int, int]:
+    """Tag, and where the contents of the element at `offset` begin and end: `read` without copying
+    what may be large."""
+    if offset + 2 > len(data):
+        raise MalformedMessage("truncated DER: no room for a tag and a length")
+    start, length = _read_length(data, offset + 1)
+    if start + length > len(data):
+        raise MalformedMessage("truncated DER: the length runs past the end")
+    return data[offset], start, start + length
+
+
 def _read_length(data: bytes, offset: int) -> tuple[int, int]:
     """Offset of the contents and their length (X.690 section 8.1.3, 10.1)."""
     first = data[offset]
@@ -153,10 +164,15 @@ def decode_text(element: TLV) -> str:
 def encode(tag: int, *contents: bytes) -> bytes:
     """One element around the given pieces of contents."""
     body = b"".join(contents)
-    if len(body) < 0x80:
-        return bytes((tag, len(body))) + body
-    length = len(body).to_bytes((len(body).bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(length))) + length + body
+    return header(tag, len(body)) + body
+
+
+def header(tag: int, length: int) -> bytes:
+    """What stands before contents of that length."""
+    if length < 0x80:
+        return bytes((tag, length))
+    octets = length.to_bytes((length.bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(octets))) + octets
 
 
 def encode_integer(value: int) -> bytes:

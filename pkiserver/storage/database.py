@@ -39,6 +39,11 @@ class Reader(Protocol):
         """Rows one after the other, for results that should not be held in memory whole."""
         ...
 
+    def joined(self, sql: str, params: Sequence[SQLValue] = ()) -> tuple[bytes, int]:
+        """The bytes that are the only column of every row, end to end, and how many rows there
+        are. The engine puts them together: a million rows take no million steps of ours."""
+        ...
+
 
 class Transaction(Reader, Protocol):
     """What a write may do."""
