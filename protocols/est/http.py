@@ -82,7 +82,9 @@ class ESTApp:
             return _csr_attributes(label, client)
         body = await read_body(request, codec.MAX_BODY)
         _check_media_type(_header(scope, b"content-type"))
-        credentials = Credentials(_header(scope, b"authorization"), client, _address(scope, client))
+        credentials = Credentials(
+            _header(scope, b"authorization") or None, client, _address(scope, client)
+        )
         return await _post(label, operation, credentials, body)
 
     def _find(self, scope: Scope) -> tuple[Label, str]:
