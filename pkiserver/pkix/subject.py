@@ -93,6 +93,17 @@ class SubjectTemplate:
         ]
         return x509.Name(attributes)
 
+    def outline(self) -> list[tuple[x509.ObjectIdentifier, str | None]]:
+        """Attribute and value of each RDN, in the order of the certificate; None where the value
+        has fields in it."""
+        return [
+            (
+                _ATTRIBUTES[key].oid,
+                _fill(parts, {}) if all(isinstance(part, str) for part in parts) else None,
+            )
+            for key, parts in reversed(self.rdns)
+        ]
+
 
 def fields_for(names: Iterable[AltName], common_name: str | None) -> dict[str, str]:
     """The data a template's fields stand for: the first name of each type in the order given, and
