@@ -15,12 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from interop.bench import page
 from interop.bench.client import Load, drive
 from interop.dns import challenge_dns
 from interop.target import STARTERS, Target
 
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
-BEGIN, END = "<!-- acme:begin -->", "<!-- acme:end -->"
 LIMIT = 1.5
 """Above this ratio of server CPU per order the benchmark fails."""
 
@@ -108,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(results) < 2:
         return 0
     if given.write:
-        _write(table)
+        page.write("acme", table)
     pebble, ours = results
     return 0 if ours.milliseconds / pebble.milliseconds <= LIMIT else 1
 
@@ -124,13 +123,6 @@ def _table(results: list[Result], orders: int, concurrency: int) -> str:
         ratio = results[1].milliseconds / results[0].milliseconds
         note += f"; CPU per order is **{ratio:.2f}** times pebble's"
     return f"{text}\n\n{note}."
-
-
-def _write(table: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from interop.bench import aftermath
-from interop.bench.acme import PAGE, descendants
+from interop.bench import aftermath, page
+from interop.bench.acme import descendants
 from interop.bench.aftermath import RelyingParty
 from interop.bench.client import Refused, responder
 from interop.bench.witness import Known, Revocation, Witness
@@ -35,7 +35,6 @@ from interop.dns import challenge_dns
 from interop.processes import InteropError, Service, free_ports, run, service
 from interop.target import START_SECONDS, https_get
 
-BEGIN, END = "<!-- crash:begin -->", "<!-- crash:end -->"
 CLIENTS = 8
 LONGEST_LOAD = 2.0
 """Seconds of load before the kill, at most."""
@@ -281,15 +280,8 @@ def main(argv: list[str] | None = None) -> int:
     text = "\n".join(tally.lines())
     print(text)
     if given.write:
-        _write(f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {os.cpu_count()} CPUs:\n{text}")
+        page.write("crash", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {os.cpu_count()} CPUs:\n{text}")
     return 0
-
-
-def _write(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":
