@@ -148,7 +148,13 @@ class Runtime:
             access_log=access_log,
             trusted_proxies=TrustedProxies(settings.server.trusted_proxies),
             forms={path: form for part in parts for path, form in part.forms.items()},
+            lenient=self.lenient,
         )
+
+    @property
+    def lenient(self) -> tuple[str, ...]:
+        """Path prefixes where devices may send what browsers may not."""
+        return tuple(path for part in self.protocols.values() for path in part.lenient)
 
     def routes(self, *, plain: bool) -> list[BaseRoute]:
         """Health and the protocols' routes."""

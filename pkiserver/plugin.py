@@ -76,7 +76,9 @@ class ProtocolApp:
     asks clients for one only if some protocol has it, and calls it again every few seconds, so it
     neither blocks nor raises anything but `PKIError`. `recover` runs once at the start of the
     server, before any process serves: it ends what a crash left half done. `start` runs in each
-    process before requests are served, `stop` after the last.
+    process before requests are served, `stop` after the last. `lenient` are path prefixes, in lower
+    case and matched in any, under which devices may leave out the Host field and send a whole
+    message in the URL.
     """
 
     routes: Sequence[BaseRoute] = ()
@@ -89,6 +91,7 @@ class ProtocolApp:
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
     client_anchors: Callable[[], Sequence[bytes]] | None = None
+    lenient: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pkiserver.errors import PKIError
 from pkiserver.home import Home
 from pkiserver.keys import file_provider
 from pkiserver.pkix.pem import encode_pem
-from pkiserver.server import Listener, TLSFiles, bind, run
+from pkiserver.server import Listener, Timeouts, TLSFiles, bind, run
 from pkiserver.server_certificate import ServerCertificate
 from pkiserver.serving.listeners import load_certificate
 from pkiserver.web.edge import Edge
@@ -69,13 +69,13 @@ def listeners(
     it on `https`, where a protocol takes them."""
     settings = runtime.services.settings
     app, files, http2 = _edge(runtime, plain=False), _tls_files(settings), settings.server.http2
-    anchors = client_bundle(runtime)
+    anchors, timeouts = client_bundle(runtime), Timeouts(lenient=runtime.lenient)
     found = [
-        Listener(https, app, files, http2, client_ca=None if mtls else anchors),
-        Listener(http, _edge(runtime, plain=True)),
+        Listener(https, app, files, http2, client_ca=None if mtls else anchors, timeouts=timeouts),
+        Listener(http, _edge(runtime, plain=True), timeouts=timeouts),
     ]
     if mtls is not None:
-        found.append(Listener(mtls, app, files, http2, client_ca=anchors))
+        found.append(Listener(mtls, app, files, http2, client_ca=anchors, timeouts=timeouts))
     return found
 
 

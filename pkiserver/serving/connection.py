@@ -21,7 +21,9 @@ class Timeouts:
     """Seconds, and the bytes a request head may have.
 
     `idle` bounds both the wait for a request and the reading of its head, so a client that
-    dribbles header bytes is cut off like one that says nothing.
+    dribbles header bytes is cut off like one that says nothing. Where the path begins with one of
+    `lenient` (in lower case), a head may have `lenient_head_bytes` and lack the Host field: there
+    are devices that send a whole message in the URL, over an HTTP/1.1 of their own.
     """
 
     handshake: float = 10
@@ -29,6 +31,8 @@ class Timeouts:
     write: float = 30
     linger: float = 2
     head_bytes: int = 32768
+    lenient: tuple[str, ...] = ()
+    lenient_head_bytes: int = 131072
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class HTTP1Connection:
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
-        self._parser = RequestParser(info, timeouts.head_bytes)
+        self._parser = RequestParser(info, timeouts)
         self._ahead = bytearray()
         self._broken: BadRequest | None = None
         self._draining = False

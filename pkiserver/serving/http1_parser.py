@@ -13,7 +13,9 @@ from urllib.parse import unquote
 
 import httptools
 
-from pkiserver.serving.connection import ConnectionInfo
+from pkiserver.serving.connection import ConnectionInfo, Timeouts
+
+_LONGEST_PREFIX = 64
 
 
 @dataclass(slots=True)
@@ -38,13 +40,13 @@ class RequestParser:
     """Turns bytes into `requests`; llhttp calls the `on_...` methods.
 
     `feed` raises BadRequest; requests completed before the bad bytes stay in `requests`. A head may
-    have `head_bytes`, exceeded at most by the length of one `feed`.
+    have `timeouts.head_bytes`, exceeded at most by the length of one `feed`.
     """
 
-    def __init__(self, info: ConnectionInfo, head_bytes: int) -> None:
+    def __init__(self, info: ConnectionInfo, timeouts: Timeouts) -> None:
         self.requests: deque[Request] = deque()
         self._info = info
-        self._head_limit = head_bytes
+        self._timeouts = timeouts
         self._parser = httptools.HttpRequestParser(self)
         self._in_head = False
         self._head_size = 0
@@ -87,8 +89,17 @@ class RequestParser:
         self._check_size()
 
     def _check_size(self) -> None:
-        if self._head_size + self._unfinished > self._head_limit:
-            raise BadRequest(431, f"the request head is longer than {self._head_limit} bytes")
+        limits = self._timeouts
+        most = limits.lenient_head_bytes if self._is_lenient() else limits.head_bytes
+        if self._head_size + self._unfinished > most:
+            raise BadRequest(431, f"the request head is longer than {most} bytes")
+
+    def _is_lenient(self) -> bool:
+        """By what is known of the target so far."""
+        lenient = self._timeouts.lenient
+        if not lenient:
+            return False
+        return self._target[:_LONGEST_PREFIX].decode("latin-1").lower().startswith(lenient)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -97,8 +108,8 @@ class RequestParser:
         self._headers = []
 
     def on_url(self, part: bytes) -> None:
-        self._count(len(part))
         self._target += part
+        self._count(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # a trailer section's fields (RFC 9112 section 7.1.2) are dropped
@@ -116,7 +127,7 @@ class RequestParser:
                 method, self._target, version, self._headers
             )
             return
-        expects_continue = _check_headers(self._headers, version)
+        expects_continue = _check_headers(self._headers, version, self._is_lenient())
         path, query = _split_target(self._target, method)
         self.requests.append(
             Request(
@@ -160,7 +171,7 @@ def _head_without_upgrade(
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+def _check_headers(headers: list[tuple[bytes, bytes]], version: str, without_host: bool) -> bool:
     """Checks RFC 9112 leaves to the server; returns whether the client waits for a 100."""
     if version not in ("1.1", "1.0"):
         raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
@@ -177,7 +188,8 @@ def _check_headers(headers: list[tuple[bytes, bytes]], version: str) -> bool:
                 raise BadRequest(501, "the only transfer coding known here is chunked")
         elif name == b"expect" and value.lower() == b"100-continue":
             expects_continue = version == "1.1"
-    if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112 section 3.2
+    # RFC 9112 section 3.2; strongSwan's SCEP by GET has no Host.
+    if hosts > 1 or (hosts == 0 and version == "1.1" and not without_host):
         raise BadRequest(400, "exactly one Host header is required")
     return expects_continue
 

@@ -5,7 +5,8 @@ and a closure.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -14,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pkiserver.clock import monotonic
 from pkiserver.web import request_id
-from pkiserver.web.limits import LimitedReceive, Limits, check_head
+from pkiserver.web.limits import LENIENT_URL_BYTES, LimitedReceive, Limits, check_head
 from pkiserver.web.peer import TrustedProxies, client_address
 from pkiserver.web.problems import HTTPProblem, Render, as_problem, render_problem
 
@@ -30,8 +31,9 @@ class Edge:
 
     Every scope gets `state["request_id"]` and `state["client_address"]`. Refusals made here, before
     any route is known, take the form of `forms`: the `Render` of the longest path prefix that
-    matches, else `render_problem`. Exceptions that reach this point are logged and answered with a
-    500, or re-raised when an answer has begun, so that the server breaks the connection off.
+    matches, else `render_problem`. Below the prefixes of `lenient` a URL may be long. Exceptions
+    that reach this point are logged and answered with a 500, or re-raised when an answer has begun,
+    so that the server breaks the connection off.
     """
 
     def __init__(
@@ -42,12 +44,15 @@ class Edge:
         access_log: bool = True,
         trusted_proxies: TrustedProxies | None = None,
         forms: Mapping[str, Render] | None = None,
+        lenient: Sequence[str] = (),
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._app = app
         self._limits = limits or Limits()
         self._access_log = access_log
         self._trusted = trusted_proxies or TrustedProxies()
+        self._lenient = tuple(lenient)
+        self._long_urls = replace(self._limits, url_bytes=LENIENT_URL_BYTES)
         self._forms = sorted((forms or {}).items(), key=lambda item: -len(item[0]))
         self._ids = request_id.RequestIDs(self._trusted, random_bytes)
 
@@ -79,7 +84,7 @@ class Edge:
 
     async def _run(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
-            check_head(scope, self._limits)
+            check_head(scope, self._limits_of(scope["path"]))
             await self._app(scope, LimitedReceive(receive, self._limits), answer)
         except HTTPProblem as problem:
             await self._refuse(problem, scope, receive, answer)
@@ -92,6 +97,11 @@ class Edge:
             await self._fail(error, scope, receive, answer)
         except Exception as error:
             await self._fail(error, scope, receive, answer)
+
+    def _limits_of(self, path: str) -> Limits:
+        if self._lenient and path.lower().startswith(self._lenient):
+            return self._long_urls
+        return self._limits
 
     async def _fail(
         self, error: Exception, scope: Scope, receive: Receive, answer: "_Answer"

@@ -27,6 +27,10 @@ class Limits:
     body_seconds: float = 30.0
 
 
+LENIENT_URL_BYTES = 98304
+"""Of a URL that carries a whole message (SCEP by GET)."""
+
+
 def body_too_large(limit: int) -> HTTPProblem:
     return HTTPProblem(413, f"the request body may have at most {limit} bytes")
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.serving.connection import ConnectionInfo
+from pkiserver.serving.connection import ConnectionInfo, Timeouts
 from pkiserver.serving.http1_parser import BadRequest, RequestParser
 
 INFO = ConnectionInfo("https", ("192.0.2.1", 1234), ("192.0.2.2", 443))
 
 
 def parser(limit: int = 1000) -> RequestParser:
-    return RequestParser(INFO, limit)
+    return RequestParser(INFO, Timeouts(head_bytes=limit))
 
 
 def test_post_with_body() -> None:
@@ -160,3 +160,34 @@ def test_a_body_survives_any_fragmentation(body: bytes, cuts: list[int]) -> None
         p.feed(data[start:end])
     assert b"".join(p.requests[0].body) == body
     assert p.requests[0].complete
+
+
+LENIENT = Timeouts(head_bytes=1000, lenient=("/scep/",), lenient_head_bytes=100_000)
+
+
+@pytest.mark.parametrize("path", [b"/scep/default", b"/SCEP/x"])
+def test_devices_may_send_long_urls_in_pieces_and_no_host(path: bytes) -> None:
+    """S13, S14, S17: SCEP messages in the URL, HTTP/1.1 without Host, HTTP/1.0."""
+    head = b"GET %s?message=%s HTTP/1.1\r\n\r\n" % (path, b"A" * 90_000)
+    p = RequestParser(INFO, LENIENT)
+    for start in range(0, len(head), 1460):
+        p.feed(head[start : start + 1460])
+    assert len(p.requests[0].scope["query_string"]) == 90_008
+    assert p.requests[0].scope["headers"] == []
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /other?m=%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"A" * 2000), 431),
+        (b"GET /scep/x?m=%s HTTP/1.1\r\n\r\n" % (b"A" * 110_000), 431),
+        (b"GET /other HTTP/1.1\r\n\r\n", 400),
+        (b"GET /scep/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    ],
+)
+def test_leniency_ends_somewhere(head: bytes, status: int) -> None:
+    p = RequestParser(INFO, LENIENT)
+    with pytest.raises(BadRequest) as refusal:
+        for start in range(0, len(head), 1000):
+            p.feed(head[start : start + 1000])
+    assert refusal.value.status == status
