@@ -14,6 +14,7 @@ from pkiserver.plugin import Plugin
 GROUP = "pkiserver.protocols"
 BUILT_IN: Mapping[str, str] = {
     "acme": "protocols.acme.plugin",
+    "scep": "protocols.scep.plugin",
     "est": "protocols.est.plugin",
     "ocsp": "protocols.ocsp.plugin",
     "crl": "protocols.crl.plugin",

@@ -14,6 +14,8 @@ from pkiserver.config_types import Rate
 from pkiserver.storage import Reader, Row, Transaction
 
 BATCH = 500
+UNDELIVERED = 600
+"""Seconds after which a certificate that was not handed out is given up by its transaction."""
 
 
 class Standing(enum.StrEnum):
@@ -223,7 +225,8 @@ def _known(row: Row, now: int) -> Known:
     )
     if certificate is None:
         return Known(enrolment, Standing.AWAITING, None)
-    if status not in ("signing", "issued") or revoked is not None or not_after <= now:
+    abandoned = not delivered and created <= now - UNDELIVERED
+    if status not in ("signing", "issued") or revoked is not None or not_after <= now or abandoned:
         return Known(enrolment, Standing.OVER, None)
     if status == "signing" or not delivered:
         return Known(enrolment, Standing.RUNNING, None)

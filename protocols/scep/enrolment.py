@@ -1,0 +1,487 @@
+"""Enrolment: PKCSReq, RenewalReq and CertPoll (RFC 8894 sections 3.3.1, 3.3.3).
+
+    known -> authorise (challenge, or the old certificate) -> approval, if the profile wants one
+          -> prepare, reserve and record in one transaction, sign -> deliver
+
+A repeated request gets what the first one got, also after a crash between any two of these steps,
+and of any number of requests at the same time one makes a certificate: the row of the transaction
+is written together with the intent to sign.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.ca import inventory
+from pkiserver.ca.approvals import Approval, ApprovalStatus
+from pkiserver.ca.issuance import Issued
+from pkiserver.ca.model import CertificateRecord, CertificateRequest, Reason, Requester
+from pkiserver.clock import epoch
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.pkix import csr
+from pkiserver.pkix.algorithms import spki_sha256
+from pkiserver.pkix.csr import CertificationRequest
+from pkiserver.plugin import Services
+from pkiserver.storage import Transaction
+from protocols.scep import store
+from protocols.scep.challenge import Accepted, ChallengeRequest, Validator
+from protocols.scep.fail_info import FailInfo, Refusal
+from protocols.scep.messages import PKIMessage
+from protocols.scep.settings import SCEPSettings
+from protocols.scep.store import Enrolment, Key, Known, Standing
+from protocols.scep.validity import wished_validity
+
+PATIENCE = 5.0
+"""Seconds a request waits for the certificate another one is making before it answers PENDING."""
+_LOOK = 0.05
+
+_log = structlog.get_logger("protocols.scep.enrolment")
+
+
+class _Overtaken(PKIError):
+    """Another request of the same transaction was faster."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.CONFLICT,
+            "another request of the same transaction is being served",
+            rule="scep.transaction",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that can be read: its signature and its proof of possession are verified."""
+
+    key: Key
+    csr: CertificationRequest
+    signer_sha256: bytes
+    address: str
+    old: x509.Certificate | None = field(default=None)
+
+    @property
+    def challenge(self) -> ChallengeRequest:
+        return ChallengeRequest(
+            transaction_id=self.key.transaction_id,
+            csr=self.csr,
+            csr_der=self.csr.der,
+            challenge=self.csr.challenge_password,
+            label=self.key.label,
+            address=self.address,
+        )
+
+
+class Enrolments:
+    """The enrolments of one section. Safe to use from many tasks and processes at once. A method
+    returns the certificate (DER), or None while it is awaited; it raises `PKIError` to refuse."""
+
+    def __init__(
+        self,
+        label: str,
+        settings: SCEPSettings,
+        services: Services,
+        validator: Validator,
+        *,
+        patience: float = PATIENCE,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._label = label
+        self._settings = settings
+        self._services = services
+        self._validator = validator
+        self._patience = patience
+        self._random_bytes = random_bytes
+
+    def read(self, message: PKIMessage, data: bytes, address: str) -> Ask:
+        """The request in the messageData. Raises `PKIError` for what is none."""
+        request = csr.parse(data, allow_legacy_hash=self._settings.legacy)
+        key = Key(
+            label=self._label,
+            transaction_id=message.transaction_id,
+            spki_sha256=request.spki_sha256,
+            renewal_of="",
+            content_sha256=_content(request),
+        )
+        return Ask(key, request, spki_sha256(message.certificate.public_key()), address)
+
+    async def enrol(self, ask: Ask) -> bytes | None:
+        """PKCSReq: whoever signed it, the challenge decides."""
+        return await self._run(ask, lambda: self._validator.validate(ask.challenge))
+
+    async def renew(self, ask: Ask, signer: x509.Certificate) -> bytes | None:
+        """RenewalReq: the certificate that is renewed has signed, and nothing else is needed."""
+        old = await self._renewable(signer)
+        accepted = Accepted(party=f"{self._label}/renewal", profile=old.profile)
+
+        async def authorise() -> Accepted:
+            return accepted
+
+        key = replace(ask.key, renewal_of=old.id)
+        return await self._run(replace(ask, key=key, old=signer), authorise)
+
+    async def poll(
+        self, transaction_id: str, signer: x509.Certificate
+    ) -> tuple[bytes | None, Enrolment]:
+        """CertPoll: by the transactionID, for the key that signed the request."""
+        signer_sha256 = spki_sha256(signer.public_key())
+        known = await self._services.database.lookup(
+            lambda reader: store.polled(
+                reader, self._label, transaction_id, signer_sha256, self._now()
+            )
+        )
+        if known is None or known.standing is Standing.OVER:
+            raise Refusal(
+                FailInfo.BAD_CERT_ID,
+                "there is no such transaction of this key",
+                code=ErrorCode.NOT_FOUND,
+            )
+        return await self._resume(known), known.enrolment
+
+    # A request
+
+    async def _run(self, ask: Ask, authorise: Callable[[], Awaitable[Accepted]]) -> bytes | None:
+        known = await self._find(ask)
+        if known is not None and _is_live(known, ask):
+            return await self._resume(known)
+        try:
+            accepted = await authorise()
+        except PKIError:
+            # The challenge may be used because the same request came twice at once.
+            if (again := await self._live(ask)) is None:
+                raise
+            return await self._resume(again)
+        return await self._begin(ask, accepted, known)
+
+    async def _begin(self, ask: Ask, accepted: Accepted, known: Known | None) -> bytes | None:
+        replacing = None if known is None else known.enrolment.id
+        try:
+            if self._needs_approval(accepted):
+                return await self._file(ask, accepted, replacing)
+            return await self._issue(ask, accepted, replacing)
+        except _Overtaken:
+            again = await self._live(ask)
+            if again is None:
+                raise
+            return await self._resume(again)
+        except PKIError as error:
+            # As above: it may be our own challenge, used by our own request.
+            again = await self._live(ask) if error.code is ErrorCode.UNAUTHORIZED else None
+            if again is not None:
+                return await self._resume(again)
+            if accepted.failed is not None:
+                await accepted.failed(error)
+            raise
+
+    async def _issue(self, ask: Ask, accepted: Accepted, replacing: str | None) -> bytes:
+        prepared = await self._services.issuance.prepare(self._request(ask, accepted))
+        enrolment = replace(
+            self._enrolment(ask, accepted),
+            certificate=prepared.id,
+            delivered=accepted.deliver is None,
+        )
+
+        def reserved(tx: Transaction) -> None:
+            self._enter(tx, enrolment, replacing)
+            if accepted.on_reserved is not None:
+                accepted.on_reserved(tx, prepared.id)
+
+        issued = await self._services.issuance.issue(prepared, on_reserved=reserved)
+        if accepted.deliver is not None:
+            await self._deliver(enrolment, issued, accepted.deliver)
+        return issued.der
+
+    async def _deliver(
+        self, enrolment: Enrolment, issued: Issued, deliver: Callable[[Issued], Awaitable[None]]
+    ) -> None:
+        """Nobody gets a certificate that whoever decided does not stand by."""
+        try:
+            await deliver(issued)
+        except Exception as error:
+            await self._withdraw(enrolment, issued)
+            if isinstance(error, PKIError):
+                raise
+            _log.exception("delivery failed", transaction=enrolment.key.transaction_id)
+            raise PKIError(ErrorCode.UNAVAILABLE, "the certificate is not delivered") from error
+        await self._services.database.write(lambda tx: store.deliver(tx, enrolment.id))
+
+    async def _withdraw(self, enrolment: Enrolment, issued: Issued) -> None:
+        with contextlib.suppress(PKIError):  # somebody else has revoked it
+            await self._services.revocation.revoke(
+                issued.record.issuer,
+                issued.record.serial,
+                Reason.CESSATION_OF_OPERATION,
+                actor=Requester("scep", enrolment.party, enrolment.address),
+            )
+
+    # Approval
+
+    def _needs_approval(self, accepted: Accepted) -> bool:
+        profile = self._services.issuance.profiles.get(accepted.profile or self._settings.profile)
+        return profile is not None and profile.requires_approval
+
+    async def _file(self, ask: Ask, accepted: Accepted, replacing: str | None) -> bytes | None:
+        """The challenge is used by filing: what a person approves needs none any more."""
+        enrolment = self._enrolment(ask, accepted)
+        filed = enrolment
+
+        def file(tx: Transaction, approval: Approval) -> None:
+            nonlocal filed
+            filed = replace(enrolment, approval=approval.id, csr=ask.csr.der)
+            self._enter(tx, filed, replacing)
+            if accepted.on_reserved is not None:
+                accepted.on_reserved(tx, None)
+
+        approval = await self._services.approvals.require(
+            self._request(ask, accepted), self._reference(enrolment), on_filed=file
+        )
+        return await self._decided(filed, approval)
+
+    async def _look_at_approval(self, enrolment: Enrolment) -> bytes | None:
+        request = await self._filed_request(enrolment)
+        approval = await self._services.approvals.require(request, self._reference(enrolment))
+        return await self._decided(enrolment, approval)
+
+    async def _decided(self, enrolment: Enrolment, approval: Approval) -> bytes | None:
+        if approval.status is ApprovalStatus.PENDING:
+            return None
+        if approval.status is ApprovalStatus.REJECTED:
+            why = f": {approval.why}" if approval.why else ""
+            raise Refusal(FailInfo.BAD_REQUEST, f"the request was rejected{why}")
+        if approval.status is ApprovalStatus.APPROVED:
+            with contextlib.suppress(_Overtaken):
+                return await self._issue_approved(enrolment, approval)
+        return await self._wait(enrolment.key)
+
+    async def _issue_approved(self, enrolment: Enrolment, approval: Approval) -> bytes:
+        prepared = await self._services.issuance.prepare(
+            await self._filed_request(enrolment), approval=approval.id
+        )
+
+        def reserved(tx: Transaction) -> None:
+            if not store.attach(tx, enrolment.id, prepared.id):
+                raise _Overtaken
+
+        try:
+            issued = await self._services.issuance.issue(prepared, on_reserved=reserved)
+        except PKIError as error:
+            if error.code is ErrorCode.CONFLICT:  # the approval is used, or our row has moved on
+                raise _Overtaken from error
+            raise
+        return issued.der
+
+    def _reference(self, enrolment: Enrolment) -> str:
+        return f"{self._label}/{enrolment.key.spki_sha256.hex()[:32]}/{enrolment.key.renewal_of}"
+
+    async def _filed_request(self, enrolment: Enrolment) -> CertificateRequest:
+        old = None
+        if enrolment.key.renewal_of:
+            record = await self._services.database.lookup(
+                lambda reader: inventory.by_id(reader, enrolment.key.renewal_of)
+            )
+            if record is None or record.der is None:
+                raise Refusal(FailInfo.BAD_CERT_ID, "the certificate to renew is gone")
+            old = x509.load_der_x509_certificate(record.der)
+        return self._certificate_request(
+            enrolment.profile, enrolment.party, enrolment.address, enrolment.csr, old
+        )
+
+    # Repeated requests
+
+    async def _find(self, ask: Ask) -> Known | None:
+        """The enrolment of the same transaction, or one that awaits its approval under another
+        transactionID and goes on under this one."""
+
+        def work(tx: Transaction) -> Known | None:
+            lost = store.awaiting(tx, ask.key, self._now())
+            if lost is None or store.find(tx, ask.key, self._now()) is not None:
+                return None
+            store.rename(tx, lost.enrolment.id, ask.key.transaction_id, ask.signer_sha256)
+            return store.find(tx, ask.key, self._now())
+
+        database, now = self._services.database, self._now()
+        known = await database.lookup(lambda reader: store.find(reader, ask.key, now))
+        if known is not None:
+            return known
+        if await database.lookup(lambda reader: store.awaiting(reader, ask.key, now)) is None:
+            return None
+        return await database.write(work)
+
+    async def _live(self, ask: Ask) -> Known | None:
+        known = await self._find(ask)
+        return known if known is not None and _is_live(known, ask) else None
+
+    async def _resume(self, known: Known) -> bytes | None:
+        if known.standing is Standing.ISSUED:
+            return known.der
+        if known.standing is Standing.AWAITING:
+            return await self._look_at_approval(known.enrolment)
+        return await self._wait(known.enrolment.key)
+
+    async def _wait(self, key: Key) -> bytes | None:
+        """For a certificate that is being made by somebody else."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        while True:
+            known = await self._services.database.lookup(
+                lambda reader: store.find(reader, key, self._now())
+            )
+            if known is None or known.standing is Standing.OVER:
+                raise Refusal(
+                    FailInfo.BAD_REQUEST,
+                    "the certificate could not be issued; try again",
+                    code=ErrorCode.UNAVAILABLE,
+                )
+            if known.standing is Standing.ISSUED:
+                return known.der
+            if loop.time() >= deadline:
+                return None
+            await asyncio.sleep(_LOOK)
+
+    # Renewal
+
+    async def _renewable(self, signer: x509.Certificate) -> CertificateRecord:
+        """RFC 8894 section 3.3.1.2, and the certificate has to be one this section may renew."""
+        if not self._settings.renewal or self._settings.challenge == "intune":
+            raise Refusal(
+                FailInfo.BAD_REQUEST,
+                "renewal needs a new challenge here: send a PKCSReq",
+                rule="scep.renewal",
+            )
+        record = await self.own(signer)
+        if record is None or not self._is_of_section(record):
+            raise Refusal(
+                FailInfo.BAD_CERT_ID,
+                "the request is not signed with a certificate that is renewed here",
+                rule="scep.renewal",
+            )
+        self._check_renewable(record)
+        return record
+
+    async def own(self, certificate: x509.Certificate) -> CertificateRecord | None:
+        """The record of a certificate of ours, octet for octet."""
+        der = certificate.public_bytes(Encoding.DER)
+        records = await self._services.database.lookup(
+            lambda reader: inventory.with_serial(reader, certificate.serial_number)
+        )
+        return next((record for record in records if record.der == der), None)
+
+    def _is_of_section(self, record: CertificateRecord) -> bool:
+        """Of its profile, or made by it under a profile that a challenge had named. Otherwise a
+        server's certificate would become a device's."""
+        made_here = record.requester.startswith(f"scep:{self._label}/")
+        return record.profile == self._settings.profile or made_here
+
+    def _check_renewable(self, record: CertificateRecord) -> None:
+        now = self._services.clock.now()
+        problem = None
+        if record.revoked_at is not None:
+            problem = "is revoked"
+        elif now > record.not_after + self._settings.renewal_grace:
+            problem = "has expired"
+        elif now < record.not_before:
+            problem = "is not valid yet"
+        elif self._settings.renewal_window and (
+            now < record.not_after - self._settings.renewal_window
+        ):
+            problem = "has too long to go to be renewed"
+        if problem is not None:
+            raise Refusal(
+                FailInfo.BAD_REQUEST, f"the certificate to renew {problem}", rule="scep.renewal"
+            )
+
+    # Values
+
+    def _now(self) -> int:
+        return epoch(self._services.clock.now())
+
+    def _enrolment(self, ask: Ask, accepted: Accepted) -> Enrolment:
+        """A row without certificate and approval. The request is kept where a person has to look
+        at it first; it may hold a password."""
+        return Enrolment(
+            id=self._random_bytes(16).hex(),
+            key=ask.key,
+            signer_sha256=ask.signer_sha256,
+            party=accepted.party,
+            profile=accepted.profile or self._settings.profile,
+            address=ask.address,
+            csr=b"",
+            approval=None,
+            certificate=None,
+            delivered=True,
+            created=self._now(),
+        )
+
+    def _enter(self, tx: Transaction, enrolment: Enrolment, replacing: str | None) -> None:
+        self._refuse_crowd(tx, enrolment)
+        if not store.begin(tx, enrolment, replacing):
+            raise _Overtaken
+
+    def _refuse_crowd(self, tx: Transaction, enrolment: Enrolment) -> None:
+        limit = self._settings.enrolments_per_device
+        if limit is None:
+            return
+        content, now = enrolment.key.content_sha256, enrolment.created
+        oldest = store.crowded_since(tx, self._label, content, now, limit)
+        if oldest is not None:
+            raise PKIError(
+                ErrorCode.RATE_LIMITED,
+                f"too many certificates for this subject: at most {limit.count} in "
+                f"{int(limit.period.total_seconds())} seconds",
+                rule=f"scep.{self._label}.enrolments_per_device",
+                retry_after=max(1, oldest + int(limit.period.total_seconds()) - now),
+            )
+
+    def _request(self, ask: Ask, accepted: Accepted) -> CertificateRequest:
+        profile = accepted.profile or self._settings.profile
+        return self._certificate_request(profile, accepted.party, ask.address, ask.csr.der, ask.old)
+
+    def _certificate_request(
+        self,
+        profile: str,
+        party: str,
+        address: str,
+        csr_der: bytes,
+        old: x509.Certificate | None,
+    ) -> CertificateRequest:
+        return CertificateRequest(
+            profile=profile,
+            requester=Requester("scep", party, address),
+            csr=csr_der,
+            not_after=self._wished_end(profile, csr_der),
+            renewal_of=old,
+            allow_legacy_hash=self._settings.legacy,
+        )
+
+    def _wished_end(self, profile: str, csr_der: bytes) -> dt.datetime | None:
+        """What the attribute of the CSR asks for, as far as the profile goes."""
+        known = self._services.issuance.profiles.get(profile)
+        wish = wished_validity(csr_der)
+        if known is None or wish is None or wish >= known.validity:
+            return None
+        return self._services.clock.now() + wish
+
+
+def _is_live(known: Known, ask: Ask) -> bool:
+    same = known.enrolment.key.content_sha256 == ask.key.content_sha256
+    return same and known.standing is not Standing.OVER
+
+
+def _content(request: CertificationRequest) -> bytes:
+    """A digest of what a request asks for, besides its key."""
+    parts = [
+        request.subject.public_bytes(),
+        *(str(name).encode() for name in request.alt_names),
+        *(oid.encode() for oid in request.extended_key_usage),
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(4) + part)
+    return digest.digest()

@@ -1,0 +1,348 @@
+"""One section: PKIOperation and the certificates of the CA (RFC 8894 sections 3.5, 4).
+
+A message that can be read is answered by a message: what is refused is a CertRep FAILURE that
+says why. What cannot be read at all raises `MalformedMessage`, for an HTTP status. Whatever is
+wrong inside the encryption gets one and the same answer, so that nobody learns from it what a
+ciphertext of somebody else holds; the log has the cause.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from pkiserver.ca import encoding, inventory
+from pkiserver.ca.audit import JSON
+from pkiserver.cms import certs_only, content_info, enveloped_data, oids, signed_data
+from pkiserver.cms.content_info import IssuerAndSerialNumber
+from pkiserver.cms.recipients import KeyTransRecipientInfo
+from pkiserver.cms.signatures import LEGACY_DIGESTS, hash_of
+from pkiserver.cms.signed_data import ToBeSigned
+from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
+from pkiserver.pkix import csr
+from pkiserver.plugin import Services
+from pkiserver.storage import Reader
+from protocols.scep import messages
+from protocols.scep.capabilities import capabilities
+from protocols.scep.challenge import Validator
+from protocols.scep.enrolment import Enrolments
+from protocols.scep.fail_info import FailInfo, Refusal, fail_info, fail_info_text
+from protocols.scep.limits import Failures
+from protocols.scep.messages import CertRep, MessageType, PKIMessage, PKIStatus
+from protocols.scep.registration import (
+    Registration,
+    RegistrationAuthorities,
+    RegistrationAuthority,
+)
+from protocols.scep.settings import SCEPSettings
+
+NONCE_SIZE = 16
+_UNREADABLE = "the message cannot be decrypted, or is not what its type says"
+_ANSWERED_WITH = {"des-cbc": "des-ede3-cbc"}
+"""Single DES is read where it has to be, never written: who can read it can read triple DES."""
+_DIGESTS = frozenset({"sha224", "sha256", "sha384", "sha512"})
+_COUNTED = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.BAD_SIGNATURE, ErrorCode.MALFORMED})
+
+_log = structlog.get_logger("protocols.scep.service")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The messageData, and how it was encrypted."""
+
+    data: bytes
+    content_encryption: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What goes into an answer: None while it is awaited. `password` encrypts it for clients whose
+    key only signs (RFC 8894 section 3.1)."""
+
+    certificates: Sequence[x509.Certificate] = ()
+    crls: Sequence[bytes] = ()
+    password: str | None = None
+    pending: bool = False
+
+
+class SCEPService:
+    """A section, `[scep.LABEL]`."""
+
+    def __init__(
+        self,
+        label: str,
+        settings: SCEPSettings,
+        services: Services,
+        authorities: RegistrationAuthorities,
+        registration: Registration,
+        validator: Validator,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.label = label
+        self.settings = settings
+        self.enrolments = Enrolments(label, settings, services, validator)
+        self._services = services
+        self._registrations = authorities
+        self._registration = registration
+        self._failures = Failures(settings.failures_per_address, services.clock)
+        self._random_bytes = random_bytes
+        self._substitute = services.derive_secret("scep: substitute key")
+
+    # The CA
+
+    def capabilities(self) -> Sequence[str]:
+        """GetCACaps."""
+        following = self._services.authorities.next_certificate(self._registration.issuer)
+        return capabilities(legacy=self.settings.legacy, next_certificate=following is not None)
+
+    async def ca_certificates(self) -> bytes:
+        """GetCACert: the registration authority first, then who issued it, and so on upwards."""
+        authority = await self._registrations.current(self._registration)
+        path = self._path()
+        chain = path[:1] if self.settings.chain == "issuer" else path
+        return certs_only.encode([authority.certificate, *chain])
+
+    def ca_chain(self) -> bytes:
+        """GetCACertChain, of the drafts before RFC 8894."""
+        return certs_only.encode(self._path())
+
+    async def next_ca_certificates(self) -> bytes:
+        """GetNextCACert (section 4.7): signed by the registration authority of today. Raises
+        `PKIError` NOT_FOUND while there is no next."""
+        following = self._services.authorities.next_certificate(self._registration.issuer)
+        if following is None:
+            raise PKIError(ErrorCode.NOT_FOUND, "there is no next CA certificate")
+        authority = await self._registrations.current(self._registration)
+        content = certs_only.encode([following])
+        return await self._signed(authority, signed_data.to_be_signed(content, oids.DATA, "sha256"))
+
+    def _path(self) -> tuple[x509.Certificate, ...]:
+        authorities = self._services.authorities
+        return authorities.path(authorities.current(self._registration.issuer))
+
+    # PKIOperation
+
+    async def operation(self, data: bytes, address: str) -> bytes:
+        """The answer to a message. Raises `MalformedMessage` for what is no message, `PKIError`
+        UNAVAILABLE if there is nothing to sign answers with."""
+        message = messages.parse(data)
+        authority = await self._registrations.current(self._registration)
+        try:
+            self._failures.check(address)
+            rep = await self._served(message, address)
+        except PKIError as error:
+            await self._note(message, address, error)
+            rep = CertRep(PKIStatus.FAILURE, fail_info=fail_info(error), text=fail_info_text(error))
+        nonce = self._random_bytes(NONCE_SIZE)
+        tbs = messages.answer(rep, message, self._digest(message), nonce)
+        return await self._signed(authority, tbs)
+
+    async def _served(self, message: PKIMessage, address: str) -> CertRep:
+        usable = await self._registrations.usable(self._registration)
+        opened = await asyncio.to_thread(self._open, message, usable)
+        result = await self._dispatch(message, opened, address)
+        if result.pending:
+            return CertRep(PKIStatus.PENDING)
+        envelope = await asyncio.to_thread(self._enveloped, message, opened, result)
+        return CertRep(PKIStatus.SUCCESS, envelope)
+
+    async def _dispatch(self, message: PKIMessage, opened: _Opened, address: str) -> _Result:
+        match message.message_type:
+            case MessageType.PKCS_REQ | MessageType.RENEWAL_REQ | MessageType.UPDATE_REQ:
+                return await self._enrol(message, opened, address)
+            case MessageType.CERT_POLL:
+                return await self._poll(message, opened)
+            case MessageType.GET_CERT:
+                return await self._get_cert(message, opened)
+            case MessageType.GET_CRL:
+                return await self._get_crl(opened)
+        raise Refusal(
+            FailInfo.BAD_REQUEST,
+            f"messages of type {message.message_type} are not served",
+            code=ErrorCode.MALFORMED,
+            rule="scep.messageType",
+        )
+
+    async def _enrol(self, message: PKIMessage, opened: _Opened, address: str) -> _Result:
+        try:
+            ask = self.enrolments.read(message, opened.data, address)
+        except MalformedMessage as error:
+            raise _unreadable() from error
+        password = ask.csr.challenge_password
+        if message.message_type == MessageType.PKCS_REQ:
+            return _result(await self.enrolments.enrol(ask), password)
+        return _result(await self.enrolments.renew(ask, message.certificate), password)
+
+    async def _poll(self, message: PKIMessage, opened: _Opened) -> _Result:
+        try:
+            messages.parse_issuer_and_subject(opened.data)
+        except MalformedMessage as error:
+            raise _unreadable() from error
+        found, enrolment = await self.enrolments.poll(message.transaction_id, message.certificate)
+        password = None
+        if enrolment.csr:
+            password = csr.parse(enrolment.csr, allow_legacy_hash=True).challenge_password
+        return _result(found, password)
+
+    async def _get_cert(self, message: PKIMessage, opened: _Opened) -> _Result:
+        """Section 3.3.4. For holders of a certificate of ours: it is no public directory."""
+        wanted = _issuer_and_serial(opened.data)
+        own = await self.enrolments.own(message.certificate)
+        now = self._services.clock.now()
+        if own is None or own.revoked_at is not None or own.not_after <= now:
+            raise Refusal(
+                FailInfo.BAD_REQUEST,
+                "certificates are given to holders of a valid certificate of ours",
+                rule="scep.getCert",
+            )
+        found = await self._services.database.lookup(lambda reader: _find(reader, wanted))
+        if found is None:
+            raise _no_certificate()
+        return _Result([found])
+
+    async def _get_crl(self, opened: _Opened) -> _Result:
+        """Section 3.3.5. CRLs are for everybody."""
+        wanted = _issuer_and_serial(opened.data)
+        for authority in self._services.authorities.line(self._registration.issuer):
+            certificate = authority.certificate
+            if certificate is not None and encoding.fields_of(certificate).subject == wanted.issuer:
+                return _Result(crls=[(await self._services.status.crl(authority.name)).der])
+        raise _no_certificate()
+
+    # Cryptography, in a thread
+
+    def _open(self, message: PKIMessage, usable: Sequence[RegistrationAuthority]) -> _Opened:
+        legacy = self.settings.legacy
+        messages.verify(message, allow_legacy=legacy)
+        if message.envelope is None:
+            raise Refusal(
+                FailInfo.BAD_MESSAGE_CHECK, "the message is empty", code=ErrorCode.MALFORMED
+            )
+        try:
+            enveloped = enveloped_data.parse(message.envelope, max_size=messages.MAX_SIZE)
+        except MalformedMessage as error:
+            raise Refusal(
+                FailInfo.BAD_MESSAGE_CHECK, error.detail, code=ErrorCode.MALFORMED
+            ) from error
+        authority = _recipient(enveloped, usable)
+        try:
+            data = enveloped_data.decrypt_key_transport(
+                enveloped,
+                authority.certificate,
+                authority.key,
+                allow_legacy=legacy,
+                substitute_secret=self._substitute,
+            )
+        except PKIError as error:
+            if error.code is not ErrorCode.BAD_SIGNATURE:
+                raise
+            raise _unreadable() from error
+        return _Opened(data, enveloped.content_encryption)
+
+    def _enveloped(self, message: PKIMessage, opened: _Opened, result: _Result) -> bytes:
+        """For the certificate the request was signed with, in the request's own algorithm."""
+        content = certs_only.encode(result.certificates, result.crls)
+        algorithm = opened.content_encryption
+        algorithm = _ANSWERED_WITH.get(algorithm, algorithm)
+        is_rsa = isinstance(message.certificate.public_key(), rsa.RSAPublicKey)
+        if not is_rsa and result.password is not None:
+            return enveloped_data.encrypt_password(
+                content, result.password.encode(), algorithm, random_bytes=self._random_bytes
+            )
+        return enveloped_data.encrypt(
+            content, message.certificate, algorithm, random_bytes=self._random_bytes
+        )
+
+    def _digest(self, message: PKIMessage) -> str:
+        """The request's own, if it is one that is accepted."""
+        allowed = _DIGESTS | (LEGACY_DIGESTS if self.settings.legacy else frozenset())
+        return message.digest if message.digest in allowed else "sha256"
+
+    async def _signed(self, authority: RegistrationAuthority, tbs: ToBeSigned) -> bytes:
+        signature = await asyncio.to_thread(
+            authority.key.sign, tbs.data, padding.PKCS1v15(), hash_of(tbs.digest)
+        )
+        return signed_data.encode(tbs, signature, authority.certificate)
+
+    # Refusals
+
+    async def _note(self, message: PKIMessage, address: str, error: PKIError) -> None:
+        """Into the audit log under the transactionID, except what the limit keeps out of it."""
+        if error.code in _COUNTED:
+            self._failures.count(address)
+        cause = error.__cause__
+        detail: dict[str, JSON] = {
+            "code": error.code.value,
+            "rule": error.rule,
+            "cause": (cause.detail if isinstance(cause, PKIError) else error.detail)[:1000],
+            "failInfo": fail_info(error).name,
+            "messageType": message.message_type,
+            "label": self.label,
+            "address": address,
+        }
+        if error.code is ErrorCode.RATE_LIMITED:
+            _log.warning("refused", transaction=message.transaction_id, **detail)
+            return
+        await self._services.database.write(
+            lambda tx: self._services.audit.append(
+                tx,
+                actor=f"scep:{self.label}",
+                action="scep.refuse",
+                object=message.transaction_id,
+                outcome="refused",
+                detail=detail,
+            )
+        )
+
+
+def _result(certificate: bytes | None, password: str | None) -> _Result:
+    if certificate is None:
+        return _Result(pending=True)
+    return _Result([x509.load_der_x509_certificate(certificate)], password=password)
+
+
+def _recipient(
+    enveloped: enveloped_data.EnvelopedData, usable: Sequence[RegistrationAuthority]
+) -> RegistrationAuthority:
+    """The registration authority that can decrypt."""
+    for info in enveloped.recipients:
+        if isinstance(info, KeyTransRecipientInfo):
+            for authority in usable:
+                own = content_info.certificate_der(authority.certificate)
+                if content_info.identifies(info.identifier, own):
+                    return authority
+    raise Refusal(
+        FailInfo.BAD_MESSAGE_CHECK,
+        "the message is not encrypted for this registration authority: let the client get the CA "
+        "certificates again",
+        code=ErrorCode.BAD_SIGNATURE,
+        rule="scep.recipient",
+    )
+
+
+def _issuer_and_serial(data: bytes) -> IssuerAndSerialNumber:
+    try:
+        return messages.parse_issuer_and_serial(data)
+    except MalformedMessage as error:
+        raise _unreadable() from error
+
+
+def _find(reader: Reader, wanted: IssuerAndSerialNumber) -> x509.Certificate | None:
+    for record in inventory.with_serial(reader, wanted.serial):
+        if record.der is not None and content_info.identifies(wanted, record.der):
+            return x509.load_der_x509_certificate(record.der)
+    return None
+
+
+def _unreadable() -> Refusal:
+    return Refusal(FailInfo.BAD_MESSAGE_CHECK, _UNREADABLE, code=ErrorCode.BAD_SIGNATURE)
+
+
+def _no_certificate() -> Refusal:
+    return Refusal(
+        FailInfo.BAD_CERT_ID, "there is no such certificate here", code=ErrorCode.NOT_FOUND
+    )
