@@ -232,8 +232,9 @@ def take_over(tx: Transaction, predecessor: str, successor: str, now: int) -> bo
 def call_off(tx: Transaction, successor: str, now: int) -> bool:
     """Take out of the line an authority that has not taken over; False if it has, or is first."""
     changed = tx.execute(
-        "DELETE FROM successions WHERE successor = ? AND (activates IS NULL OR activates > ?)",
-        (successor, now),
+        "DELETE FROM successions WHERE successor = ? AND (activates IS NULL OR activates > ? "
+        "OR EXISTS (SELECT 1 FROM authorities WHERE name = ? AND status = 'pending'))",
+        (successor, now, successor),
     )
     return changed == 1
 
