@@ -64,8 +64,8 @@ def _read_element(stack: list[_Open], data: bytes, offset: int) -> int:
         return start + length
     if tag < 0x40 and tag not in _UNIVERSAL_CONSTRUCTED:
         raise MalformedMessage(f"tag {tag:#04x} does not occur in messages")
-    # The bottom of the stack is no element, and the limit counts as `der.walk` does.
-    if len(stack) > der.MAX_DEPTH + 1:
+    # The bottom of the stack is no element; what is let through `der.walk` lets through.
+    if len(stack) > der.MAX_DEPTH:
         raise MalformedMessage(f"the message is nested deeper than {der.MAX_DEPTH} levels")
     end = None if length is None else start + length
     stack.append(_Open(tag, end, parent.limit if end is None else end))

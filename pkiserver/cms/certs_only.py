@@ -17,8 +17,9 @@ def encode(certificates: Sequence[x509.Certificate], crls: Sequence[bytes] = ())
 
 def parse(data: bytes, *, max_size: int = ber.MAX_SIZE) -> tuple[x509.Certificate, ...]:
     """The certificates, each of which has to be one; `MalformedMessage` otherwise, also for a
-    message with a signature: that is for `signed_data`."""
+    message with a signature: that is for `signed_data`. Content of no octets, which some encoders
+    send where there should be none, is none."""
     signed = signed_data.parse(data, max_size=max_size)
-    if signed.signers or signed.content is not None:
+    if signed.signers or signed.content:
         raise MalformedMessage("the message is signed, or has content")
     return tuple(content_info.load_certificate(certificate) for certificate in signed.certificates)
