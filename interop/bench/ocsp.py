@@ -122,7 +122,7 @@ def openssl_responder(work: Work) -> Iterator[Server]:
     (port,) = free_ports(1)
     words = ["openssl", "ocsp", "-index", home / "index.txt", "-CA", home / "ca.crt"]
     words += ["-rsigner", home / "ca.crt", "-rkey", home / "ca.key"]
-    words += ["-port", f"127.0.0.1:{port}", "-multi", WORKERS, "-ignore_err"]
+    words += ["-port", port, "-multi", WORKERS, "-ignore_err"]  # OpenSSL 3.0: of every address
     with service(words, cwd=home) as running:
         running.wait_until(lambda: listening(port), 20, "listener")
         yield Server("openssl", f"http://127.0.0.1:{port}/", running.process.pid)
