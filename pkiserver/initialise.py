@@ -38,6 +38,12 @@ challenges = ["http-01", "dns-01", "tls-alpn-01"]
 [est.default]
 profile = "device"
 auth = ["basic", "mtls"]
+
+# http://HOST/scep/default, over HTTPS as well; [scep.NAME] adds /scep/NAME.
+# A challenge password for one enrolment: pkiserver scep challenge
+[scep.default]
+profile = "device"
+challenge = "one-time"
 """
 
 

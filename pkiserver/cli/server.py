@@ -108,6 +108,7 @@ def _card(settings: CoreSettings) -> None:
         "pkiserver is up.",
         f"  ACME directory    {directory}",
         f"  EST               {server.mtls_base}/.well-known/est",
+        f"  SCEP              {server.http_base}/scep/default",
         f"  OCSP              {server.http_base}/ocsp/issuing",
         f"  CRL               {server.http_base}/crl/issuing.crl",
         f"  Root certificate  {root}",

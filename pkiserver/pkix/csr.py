@@ -89,13 +89,27 @@ def parse(
     try:
         cert.check_name_bounds(data)
         attributes = _attributes(data)
-        request = x509.load_der_x509_csr(data)
-        _check_signature(request, allow_legacy_hash)
+        # strongSwan does not sort the attributes; the signature is over them as they came.
+        request = x509.load_der_x509_csr(_with_sorted_attributes(data))
+        _check_signature(request, cert.split(data)[0], allow_legacy_hash)
         return _build(data, request, attributes)
     except MalformedMessage as error:
         raise _bad(error.detail) from error
     except cert.LIBRARY_ERRORS as error:
         raise _bad("the request does not follow RFC 2986") from error
+
+
+def _with_sorted_attributes(data: bytes) -> bytes:
+    """The request with its attributes in the order DER has them (X.690 section 11.6), which is all
+    the library reads. What is in order already comes out unchanged."""
+    info, algorithm, signature = cert.split(data)
+    members = der.sequence_of(info)
+    attributes = [attribute.encoded for attribute in der.children(members[-1].contents)]
+    if attributes == sorted(attributes):
+        return data
+    fields = (member.encoded for member in members[:-1])
+    in_order = der.encode(members[-1].tag, *sorted(attributes))
+    return cert.assemble(der.encode(der.SEQUENCE, *fields, in_order), algorithm, signature)
 
 
 def _bad(detail: str) -> MalformedMessage:
@@ -215,11 +229,14 @@ class _Extensions:
         return isinstance(value, x509.BasicConstraints) and value.ca
 
 
-def _check_signature(request: x509.CertificateSigningRequest, allow_legacy_hash: bool) -> None:
-    """RFC 2986 section 3 note 2: the signature proves that the requester has the key."""
+def _check_signature(
+    request: x509.CertificateSigningRequest, signed: bytes, allow_legacy_hash: bool
+) -> None:
+    """RFC 2986 section 3 note 2: the signature proves that the requester has the key. `signed` is
+    the CertificationRequestInfo as it came."""
     algorithm = request.signature_hash_algorithm
     if algorithm is None or algorithm.name in STRONG_HASHES:
-        if not request.is_signature_valid:
+        if not _is_valid(request, signed):
             raise _bad("the request's signature does not verify with its own key")
         return
     if not allow_legacy_hash:
@@ -228,16 +245,36 @@ def _check_signature(request: x509.CertificateSigningRequest, allow_legacy_hash:
             f"the request is signed with {algorithm.name}; SHA-256 or better is needed",
             rule="csr.signature-hash",
         )
-    _verify_legacy(request, algorithm)
+    _verify_legacy(request, signed, algorithm)
+
+
+def _is_valid(request: x509.CertificateSigningRequest, signed: bytes) -> bool:
+    if request.tbs_certrequest_bytes == signed:
+        return request.is_signature_valid
+    key, parameters = request.public_key(), request.signature_algorithm_parameters
+    try:
+        if isinstance(key, rsa.RSAPublicKey) and isinstance(
+            parameters, padding.PKCS1v15 | padding.PSS
+        ):
+            algorithm = request.signature_hash_algorithm
+            assert algorithm is not None  # noqa: S101  RSA signs a hash
+            key.verify(request.signature, signed, parameters, algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+            key.verify(request.signature, signed, parameters)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _verify_legacy(
-    request: x509.CertificateSigningRequest, algorithm: hashes.HashAlgorithm
+    request: x509.CertificateSigningRequest, signed: bytes, algorithm: hashes.HashAlgorithm
 ) -> None:
     """By hand: the library calls every signature over MD5 or SHA-1 invalid."""
     key = request.public_key()
     oid = request.signature_algorithm_oid.dotted_string
-    signature, signed = request.signature, request.tbs_certrequest_bytes
+    signature = request.signature
     try:
         if isinstance(key, rsa.RSAPublicKey) and oid in _LEGACY_RSA:
             key.verify(signature, signed, padding.PKCS1v15(), algorithm)

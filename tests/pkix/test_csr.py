@@ -7,13 +7,13 @@ import ipaddress
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.pkix import algorithms, csr, der, names
+from pkiserver.pkix import algorithms, cert, csr, der, names
 from pkiserver.pkix.csr import parse
 from tests.pkix import support
 
@@ -396,3 +396,34 @@ def test_signed_nonsense_is_read_or_refused(
 @settings(max_examples=50)
 def test_random_octets_are_refused(data: bytes) -> None:
     refused(data)
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_attributes_out_of_order_are_read_and_their_signature_is_checked(kind: str) -> None:
+    """strongSwan sends its extension request before a shorter challenge password."""
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    key = support.rsa_key() if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "r1")]))
+        .add_attribute(x509.oid.AttributeOID.CHALLENGE_PASSWORD, b"secret")
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("a.example")]), critical=False)
+    )
+    in_order = builder.sign(key, hashes.SHA256())
+    info, algorithm, _ = cert.split(in_order.public_bytes(Encoding.DER))
+    members = der.sequence_of(info)
+    attributes = [each.encoded for each in der.children(members[3].contents)]
+    reversed_info = der.encode(
+        der.SEQUENCE,
+        *(member.encoded for member in members[:3]),
+        der.encode(0xA0, *reversed(attributes)),
+    )
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(reversed_info, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        signature = key.sign(reversed_info, ec.ECDSA(hashes.SHA256()))
+    request = parse(cert.assemble(reversed_info, algorithm, signature))
+    assert request.challenge_password == "secret"
+    assert [str(name) for name in request.alt_names] == ["dns:a.example"]
+    # The signature over the sorted ones is not one over these.
+    refused(cert.assemble(reversed_info, algorithm, in_order.signature))
