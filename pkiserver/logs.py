@@ -5,6 +5,7 @@ are replaced, bytes and unknown objects are shown by type only, and tracebacks c
 variables, so that a careless call does not put a key into the log.
 """
 
+import functools
 import json
 import logging
 import re
@@ -113,14 +114,21 @@ def _add_logger_name(logger: Any, method: str, event: EventDict) -> EventDict:
 def hide_secrets(logger: Any, method: str, event: EventDict) -> EventDict:
     """Replaces the values of secret-sounding names, also inside mappings and lists."""
     for name, value in event.items():
-        event[name] = _shown(name, value)
+        # Most values are plain, and their names the same few: a line per request is a hot path.
+        if type(value) is not str or _is_secret(name):
+            event[name] = _shown(name, value)
     return event
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _shown(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
-    if _SECRET_NAME.search(name):
+    if _is_secret(name):
         return HIDDEN
     if isinstance(value, str):
         return value

@@ -5,7 +5,7 @@ wants less than the edge allows says so with `read_body(request, limit)`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,7 @@ class LimitedReceive:
         if self._complete:  # what follows the body is only ever the disconnect: no limit on that
             return await self._inner()
         try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._inner()
+            message = await _Until(self._inner(), self._deadline)
         except TimeoutError:
             raise HTTPProblem(
                 408, f"the request body did not arrive within {self._limits.body_seconds:g} s"
@@ -88,6 +87,54 @@ class LimitedReceive:
                 raise body_too_large(self._limits.body_bytes)
             self._complete = not message.get("more_body", False)
         return message
+
+
+class _Until:
+    """Awaits something until a moment of the loop's time, then raises TimeoutError. A timer is set
+    only if there is anything to wait for: most bodies have arrived with their head."""
+
+    __slots__ = ("_awaited", "_deadline", "_first")
+
+    def __init__(self, awaited: Awaitable[Message], deadline: float) -> None:
+        self._awaited = awaited.__await__()
+        self._deadline = deadline
+        self._first: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        try:
+            self._first = next(self._awaited)
+        except StopIteration as done:
+            message: Message = done.value
+            return message
+        return (yield from self._wait().__await__())
+
+    async def _wait(self) -> Message:
+        async with asyncio.timeout_at(self._deadline):
+            return await _Rest(self._first, self._awaited)
+
+
+class _Rest:
+    """The rest of an await whose first step was taken, and asked to wait for `first`."""
+
+    __slots__ = ("_awaited", "_first")
+
+    def __init__(self, first: Any, awaited: Generator[Any, Any, Message]) -> None:
+        self._first = first
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        step = self._first
+        try:
+            while True:
+                try:
+                    sent = yield step
+                except BaseException as error:  # a cancellation above all
+                    step = self._awaited.throw(error)
+                else:
+                    step = self._awaited.send(sent)
+        except StopIteration as done:
+            message: Message = done.value
+            return message
 
 
 async def read_body(request: Request, limit: int) -> bytes:

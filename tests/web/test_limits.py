@@ -86,6 +86,39 @@ async def test_waiting_for_the_disconnect_is_not_limited() -> None:
     assert (await receive())["type"] == "http.disconnect"
 
 
+async def test_a_cancelled_request_ends_the_wait_below() -> None:
+    ended = []
+
+    async def waits() -> Message:
+        try:
+            await asyncio.sleep(0)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+        raise AssertionError
+
+    task = asyncio.create_task(_receive(LimitedReceive(waits, LIMITS)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [True]
+
+
+async def test_an_error_after_a_wait_comes_through() -> None:
+    async def fails() -> Message:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await LimitedReceive(fails, LIMITS)()
+
+
+async def _receive(receive: LimitedReceive) -> Message:
+    return await receive()
+
+
 async def _never() -> Message:
     await asyncio.Event().wait()
     raise AssertionError
