@@ -186,6 +186,8 @@ class AuthorityRollover(AuthorityMaker):
             raise configuration_error(
                 f"the CA above {old.name} is not ours: make a request for it with --csr"
             )
+        if old.status is not AuthorityStatus.ACTIVE:
+            raise ca_certificate.refuse(f"the root {old.name} is retired; create a new one")
         if certificate.not_valid_after_utc <= self._clock.now():
             raise ca_certificate.refuse(
                 f"the root {old.name} has expired and can link nothing; create a new one"

@@ -407,6 +407,13 @@ async def test_rfc_5280_4_2_1_9_a_path_length_leaves_no_room_for_a_link_to_anoth
     assert pki.authorities.rollover_certificates("bounded")
 
 
+async def test_a_retired_root_links_nothing(pki: PKI) -> None:
+    await pki.authorities.retire("root", actor=WHO)
+    with refused(ErrorCode.REFUSED_BY_PROFILE, "root is retired"):
+        await rotate(pki, "root", BY_HAND)
+    assert {path.stem for path in (pki.home / "keys").glob("*.key")} == {"root", "issuing"}
+
+
 async def test_an_expired_root_links_nothing(pki: PKI) -> None:
     pki.clock.advance(7301 * DAY)
     with refused(ErrorCode.REFUSED_BY_PROFILE, "expired"):
