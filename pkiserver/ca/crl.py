@@ -40,7 +40,8 @@ _ONLY_CONTAINS = {"user": 0x81, "ca": 0x82}
 @dataclass(frozen=True, slots=True)
 class CRL:
     """A published list. `scope` is the `Scope.name`, `base` the BaseCRLNumber of a delta;
-    `generation` is the issuer's status generation it shows; `entries` counts what is on it."""
+    `generation` is the issuer's status generation it shows, `behind` whether there is a later
+    change; `entries` counts what is on it."""
 
     issuer: str
     scope: str
@@ -52,6 +53,7 @@ class CRL:
     entries: int
     sha256: bytes = field(repr=False)
     der: bytes = field(repr=False)
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ asks for one that is behind."""
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from cryptography import x509
@@ -78,10 +78,12 @@ class CRLService:
                 await self._publication.publish(authority, scope)
                 continue
             if published.generation < view.state.changed and await self._catch_up(name):
-                published = (await self._publication.view(name, scope)).newest(delta=delta)
-            found = await self._publication.read(published) if published else None
+                newer = (await self._publication.view(name, scope)).newest(delta=delta)
+                published = newer or published
+            found = await self._publication.read(published)
             if found is not None:
-                return found
+                behind = published.generation < view.state.changed
+                return replace(found, behind=True) if behind else found
         raise PKIError(ErrorCode.UNAVAILABLE, "other processes keep publishing CRLs; try again")
 
     async def publish(self, authority: Authority, validity: dt.timedelta | None) -> Published:

@@ -1,14 +1,16 @@
 """`/crl/{ca}.crl`, `/ca/{ca}.cer|.pem|.p7c` and `/roots.pem` as bare ASGI callables.
 
+- `.crl`: the newest CRL; the names of partial lists and of deltas are in `ca.crl_scope`.
 - `.cer`: the authority's certificate, DER (RFC 2585 section 4).
 - `.pem`: the same with the certificates above it, without the root unless it is one.
 - `.p7c`: the same as `.pem` and the certificates that link the root with those before and after
   it, as a certs-only CMS message (RFC 5280 section 4.2.2.1).
 - `roots.pem`: the self-signed roots of all authorities.
+- `/crl/search.cgi` and `/ca/search.cgi`: the same by hash (RFC 4387).
 """
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,31 +18,41 @@ from cryptography.hazmat.primitives.serialization.pkcs7 import serialize_certifi
 from starlette.types import Receive, Scope, Send
 
 from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.crl import CRL
+from pkiserver.ca.crl_publication import BACKDATE
+from pkiserver.ca.crl_scope import parse_file
 from pkiserver.ca.status import StatusService
-from pkiserver.clock import Clock
+from pkiserver.clock import Clock, from_epoch
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.pem import pem_chain
 from pkiserver.web.caching import CacheableBytes, send_cacheable
+from pkiserver.web.downloads import Download, send_download
 from pkiserver.web.problems import HTTPProblem, as_problem
+from protocols.crl import search
 
 CRL_PREFIX = "/crl/"
 CA_PREFIX = "/ca/"
 ROOTS_PATH = "/roots.pem"
 CRL_MAX_AGE = 300
 """Seconds a list may be taken from an HTTP cache: so long may a revocation stay unseen."""
+CRL_MAX_AGE_BEHIND = 10
+"""The same for one that does not show the latest change."""
 CERTIFICATE_MAX_AGE = 3600
 
+_LAST_YEARS = 1 << 37
+"""Numbers of lists are times, where nothing strange was migrated: so far a date may go."""
 _CRL_TYPE = "application/pkix-crl"
 _CERTIFICATE_TYPE = "application/pkix-cert"
 _CHAIN_TYPE = "application/pem-certificate-chain"
 _CERTS_ONLY_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 _ROOTS_TYPE = "application/x-pem-file"
 
-Find = Callable[[str], Awaitable[CacheableBytes]]
+Found = CacheableBytes | Download
+Find = Callable[[str, bytes], Awaitable[Found]]
 
 
 class Downloads:
-    """One prefix: whatever `find` has for the path after it. GET and HEAD only."""
+    """One prefix: whatever `find` has for the path after it and the query. GET and HEAD only."""
 
     def __init__(self, prefix: str, find: Find) -> None:
         self._prefix = prefix
@@ -51,10 +63,15 @@ class Downloads:
             raise HTTPProblem(405, "this can only be read", headers={"Allow": "GET, HEAD"})
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            found = await self._find(path.removeprefix(self._prefix))
+            found = await self._find(
+                path.removeprefix(self._prefix), scope.get("query_string", b"")
+            )
         except PKIError as error:
             raise as_problem(error) from error
-        await send_cacheable(scope, send, found)
+        if isinstance(found, Download):
+            await send_download(scope, send, found)
+        else:
+            await send_cacheable(scope, send, found)
 
 
 class Library:
@@ -65,23 +82,43 @@ class Library:
         self._authorities = authorities
         self._clock = clock
 
-    async def crl(self, file_name: str) -> CacheableBytes:
-        """The newest list of an authority; one that is out of date is not cached any longer."""
-        name, extension = _split(file_name)
-        if extension != "crl":
+    async def crl(self, file_name: str, query: bytes) -> Found:
+        """The newest list of that name; one that is out of date is not cached any longer."""
+        if file_name == search.FILE:
+            return await self._search_crl(query)
+        wanted = parse_file(file_name)
+        if wanted is None:
             raise _nothing(file_name)
-        newest = await self._status.crl(name)
-        left = int((newest.next_update - self._clock.now()).total_seconds())
-        return CacheableBytes(
+        name, scope, delta = wanted
+        return self._download(await self._status.crl(name, scope, delta=delta))
+
+    def _download(self, newest: CRL) -> Download:
+        now = self._clock.now()
+        left = int((newest.next_update - now).total_seconds())
+        longest = CRL_MAX_AGE_BEHIND if newest.behind else CRL_MAX_AGE
+        # thisUpdate, in general; but of two lists of one second the later one has to be newer.
+        published = from_epoch(min(newest.number, _LAST_YEARS)) - BACKDATE
+        return Download(
             newest.der,
+            newest.sha256,
             _CRL_TYPE,
-            last_modified=newest.this_update,
-            max_age=max(0, min(CRL_MAX_AGE, left)),
+            last_modified=min(max(published, newest.this_update), now),
+            max_age=max(0, min(longest, left)),
             expires=newest.next_update,
         )
 
-    async def certificate(self, file_name: str) -> CacheableBytes:
+    async def _search_crl(self, query: bytes) -> Found:
+        attribute, value = search.parse_query(query)
+        key = search.CRL_KEYS.get(attribute)
+        names = search.matching(await self._own_certificates(), key, value) if key else []
+        if not names:
+            raise _nothing(search.FILE)
+        return self._download(await self._status.crl(names[-1]))
+
+    async def certificate(self, file_name: str, query: bytes) -> Found:
         """An authority's certificate or chain, by the file name's extension."""
+        if file_name == search.FILE:
+            return await self._search_certificates(query)
         name, extension = _split(file_name)
         if extension not in ("cer", "pem", "p7c"):
             raise _nothing(file_name)
@@ -96,7 +133,23 @@ class Library:
         data = serialize_certificates(list(linked), Encoding.DER)
         return _certificates(data, _CERTS_ONLY_TYPE, linked)
 
-    async def roots(self, rest: str) -> CacheableBytes:
+    async def _search_certificates(self, query: bytes) -> Found:
+        attribute, value = search.parse_query(query)
+        own = await self._own_certificates()
+        found = [own[name] for name in search.matching(own, attribute, value)]
+        if not found:
+            raise _nothing(search.FILE)
+        if len(found) == 1:
+            data = found[0].public_bytes(Encoding.DER)
+            return _certificates(data, _CERTIFICATE_TYPE, found)
+        return _certificates(serialize_certificates(found, Encoding.DER), _CERTS_ONLY_TYPE, found)
+
+    async def _own_certificates(self) -> Mapping[str, x509.Certificate]:
+        await self._authorities.refresh_if_changed()
+        known = sorted(self._authorities.list(), key=lambda each: each.created)
+        return {each.name: each.certificate for each in known if each.certificate is not None}
+
+    async def roots(self, rest: str, query: bytes) -> Found:
         """The trust anchors."""
         roots = self._authorities.roots()
         if rest or not roots:
