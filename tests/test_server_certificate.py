@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from pkiserver import run
 from pkiserver.app import Runtime, load_settings, open_runtime
+from pkiserver.ca.authorities import Rotation
 from pkiserver.ca.model import Reason, Requester
 from pkiserver.clock import FixedClock, SystemClock
 from pkiserver.errors import ErrorCode, PKIError
@@ -160,6 +161,35 @@ async def test_an_authority_that_is_away_ends_no_server_whose_certificate_is_goo
         with pytest.raises(PKIError) as caught:
             await ensure(runtime)
         assert caught.value.code is ErrorCode.UNAVAILABLE
+
+
+def sent(home: Path) -> list[str]:
+    """The subjects of what clients get."""
+    chain = x509.load_pem_x509_certificates(Home(home).server_pem.read_bytes())
+    return [each.subject.rfc4514_string() for each in chain[1:]]
+
+
+async def test_it_follows_the_line_of_its_issuer_and_carries_the_links_of_its_root(
+    home: Path, clock: FixedClock
+) -> None:
+    """With the link, clients that trust only an older or only a newer root accept it."""
+    first = leaf(home)
+    by_hand = Rotation(activate_after=None)
+    async with opened(home, clock) as runtime:
+        authorities = runtime.services.authorities
+        await authorities.rotate("issuing", by_hand, actor="test:tester")
+        await ensure(runtime)
+        assert leaf(home) == first, "the next generation has not taken over"
+        await authorities.activate("issuing", actor="test:tester")
+        await ensure(runtime)
+        leaf(home).verify_directly_issued_by(authorities.certificate("issuing-2"))
+        assert sent(home) == ["CN=pkiserver Issuing CA G2"]
+        await authorities.rotate("root", by_hand, actor="test:tester")
+        await ensure(runtime)
+        assert sent(home) == ["CN=pkiserver Issuing CA G2", "CN=pkiserver Root CA"]
+        settled = leaf(home)
+        await ensure(runtime)
+        assert leaf(home) == settled
 
 
 async def fetch(port: int, home: Path) -> tuple[bytes, x509.Certificate]:

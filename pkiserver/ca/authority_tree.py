@@ -174,8 +174,9 @@ class AuthorityTree:
         return chain + self.root_links(name) if chain else chain
 
     def root_links(self, name: str) -> Path:
-        """What links the topmost of our authorities above `name` with others."""
-        return self.links([*self._upwards(name)][-1].name)
+        """What links our root above `name` with the roots before and after it."""
+        top = [*self._upwards(name)][-1]
+        return () if top.outside else self.links(top.name)
 
     def _first(self, name: str) -> str:
         first = self.get(name).name

@@ -97,7 +97,8 @@ class PasswordPages:
         return _html(self._sentences(counter, new))
 
     def _sentences(self, counter: Counter, new: NewChallenge) -> str:
-        certificate = self._services.authorities.certificate(counter.issuer)
+        authorities = self._services.authorities
+        certificate = authorities.certificate(authorities.current(counter.issuer))
         thumbprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest().upper()
         groups = " ".join(re.findall(".{8}", thumbprint))
         minutes = max(1, int(counter.lifetime.total_seconds()) // 60)
