@@ -30,8 +30,14 @@ def insert(tx: Transaction, row: Awaiting, now: int) -> None:
 
 
 def confirm(tx: Transaction, certificate: str) -> bool:
-    """Compare and set: whether it was still awaited."""
-    return _swap(tx, certificate, "confirmed")
+    """Compare and set: whether it was still awaited. Its transaction is delivered with it, or a
+    crash in between would leave the device waiting."""
+    confirmed = _swap(tx, certificate, "confirmed")
+    if confirmed:
+        tx.execute(
+            "UPDATE scep_transactions SET delivered = 1 WHERE certificate = ?", (certificate,)
+        )
+    return confirmed
 
 
 def withdraw(tx: Transaction, certificate: str) -> bool:
