@@ -28,8 +28,16 @@ NOW = dt.datetime(2026, 11, 21, 12, 0, 0, tzinfo=dt.UTC)
 MIGRATIONS = Path(__file__).parents[2] / "protocols" / "scep" / "migrations"
 PROFILES: Mapping[str, Any] = {
     "approved": {"subject": "CN={cn}", "dns": {"allow": ["*.example"]}, "requires_approval": True},
-    "short": {"subject": "CN={cn}", "dns": {"allow": ["*.example"]}, "validity": "6d"},
-}
+    "signing": {"subject": "CN={cn}", "require_name": False, "key_usage": ["digitalSignature"],
+                "extended_key_usage": ["clientAuth"]},
+    "encipherment": {"subject": "CN={cn}", "require_name": False, "key_usage": ["keyEncipherment"],
+                     "key_kinds": ["rsa-2048"], "extended_key_usage": ["clientAuth"]},
+    "tunnel": {"subject": "CN={cn}", "require_name": False, "key_usage": ["digitalSignature"],
+               "extended_key_usage": ["1.3.6.1.5.5.7.3.6"]},
+    "short": {"subject": "CN={cn}", "dns": {"allow": ["*.example"]}, "validity": "6d",
+              "key_usage": ["digitalSignature", "keyEncipherment"], "require_name": False,
+              "extended_key_usage": ["clientAuth"]},
+}  # fmt: skip
 
 
 def settings_of(home: Path) -> CoreSettings:
