@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := up
-.PHONY: up test check unit interop bench clean
+.PHONY: up test check unit interop bench fuzz clean
 
 up: $(VENV)/.installed
 	$(BIN)/pkiserver up $(ARGS)
@@ -33,6 +33,11 @@ interop: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m interop.bench.acme $(ARGS)
+	$(BIN)/python -m interop.bench.ocsp $(ARGS)
+
+# Ten minutes of hostile requests against a running server: make fuzz ARGS='--targets ocsp'
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m interop.fuzz.run --seconds 600 $(ARGS)
 
 # A home with keys in it (pki/) is never touched.
 clean:
