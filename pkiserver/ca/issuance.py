@@ -176,7 +176,7 @@ class Issuance:
 
     async def _decide(self, request: CertificateRequest) -> tuple[Profile, Issuer, Decision]:
         profile = self._profile(request.profile)
-        current = self._signer.current(profile.issuer)
+        current = await self._signer.current(profile.issuer)
         issuer = self._signer.issuer(current, _issuer_rule(profile.name))
         decision = decide(
             profile,

@@ -42,8 +42,10 @@ class Signer:
             cached = self._issuers[name] = (path, describe(name, path, self._http_base, self._crl))
         return cached[1]
 
-    def current(self, name: str) -> str:
-        """The authority that issues now in the line of `name`."""
+    async def current(self, name: str) -> str:
+        """The authority that issues now in the line of `name`; one that another process has made
+        or retired a moment ago is known."""
+        await self._authorities.refresh_if_changed()
         return self._authorities.current(name)
 
     def own_keys(self) -> frozenset[bytes]:
