@@ -1,0 +1,389 @@
+"""simplereenroll (RFC 7030 section 4.2.2, E20, E27) and client certificates (section 3.3.2)."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from pkiserver.ca.authority_rollover import Rotation
+from pkiserver.ca.model import Reason, Requester
+from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.pkix import der
+from pkiserver.pkix.pem import pem_chain
+from protocols.est import reenrollment
+from protocols.est.attributes import CHANGE_SUBJECT_NAME
+from tests.test_est.conftest import OpenWorld
+from tests.test_est.support import (
+    ENCIPHER_ONLY_USAGE,
+    PASSWORD,
+    SERVER_AUTH,
+    Factory,
+    Held,
+    World,
+    issued,
+    make_csr,
+    new_key,
+    peer_with,
+)
+
+ALICE = ("alice", PASSWORD)
+NAMES = ["a.example.org", "b.example.org"]
+
+
+async def test_reenrolment(world: World) -> None:
+    """The same names, another key."""
+    held = await world.enroll("dev1", NAMES)
+    key = new_key()
+    request = make_csr(held.certificate.subject, NAMES, key=key)
+    new = issued(await world.post("simplereenroll", request, peer=peer_with(held)))
+    assert new.subject == held.certificate.subject
+    assert new.public_key() == key.public_key()
+    assert new.serial_number != held.certificate.serial_number
+    again = Held(new, key)
+    newer = make_csr(new.subject, NAMES)
+    assert (await world.post("simplereenroll", newer, peer=peer_with(again))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("subject", "dns"),
+    [
+        ("dev2", NAMES),
+        ("dev1", NAMES[:1]),
+        ("dev1", [*NAMES, "c.example.org"]),
+        ("dev1", []),
+        ("dev1", [*reversed(NAMES)]),
+        ("DEV1", NAMES),
+        (
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dev1", x509.name._ASN1Type(19))]),
+            NAMES,
+        ),
+        (x509.Name([]), NAMES),
+    ],
+)
+async def test_names_have_to_be_identical(
+    world: World, subject: str | x509.Name, dns: list[str]
+) -> None:
+    """E20: octet by octet."""
+    held = await world.enroll("dev1", NAMES)
+    answer = await world.post("simplereenroll", make_csr(subject, dns), peer=peer_with(held))
+    assert answer.status_code == 403
+    assert await world.certificates() == 1
+    assert len(await world.refusals()) == 1
+
+
+async def test_a_password_alone_does_not_reenroll(world: World) -> None:
+    await world.enroll("dev1")
+    answer = await world.post("simplereenroll", make_csr("dev1"), auth=ALICE)
+    assert answer.status_code == 403
+    assert "client certificate" in answer.text
+
+
+async def revoke(world: World, held: Held) -> None:
+    await world.runtime.services.revocation.revoke(
+        "issuing",
+        held.certificate.serial_number,
+        Reason.SUPERSEDED,
+        actor=Requester("test", "pytest"),
+    )
+
+
+@pytest.mark.parametrize("operation", ["simpleenroll", "simplereenroll"])
+async def test_a_revoked_certificate_is_worth_nothing(world: World, operation: str) -> None:
+    held = await world.enroll("dev1")
+    await revoke(world, held)
+    answer = await world.post(operation, make_csr("dev1"), peer=peer_with(held))
+    assert answer.status_code == 401
+    assert any("revoked" in cause for cause in await world.refusals())
+    with_password = await world.post(operation, make_csr("dev1"), peer=peer_with(held), auth=ALICE)
+    assert with_password.status_code == (200 if operation == "simpleenroll" else 403)
+
+
+async def test_an_expired_certificate_is_worth_nothing(world: World) -> None:
+    held = await world.enroll("dev1")
+    world.clock.advance(dt.timedelta(days=400))
+    answer = await world.post("simplereenroll", make_csr("dev1"), peer=peer_with(held))
+    assert answer.status_code == 401
+
+
+async def test_below_a_revoked_authority(world: World) -> None:
+    held = await world.enroll("dev1")
+    services = world.runtime.services
+    issuing = services.authorities.certificate("issuing")
+    await services.revocation.revoke(
+        "root", issuing.serial_number, Reason.CA_COMPROMISE, actor=Requester("test", "pytest")
+    )
+    answer = await world.post("simplereenroll", make_csr("dev1"), peer=peer_with(held))
+    assert answer.status_code == 401
+
+
+async def test_after_a_rollover_the_old_generations_certificates_renew(world: World) -> None:
+    """E22: certificates of earlier keys stay good, and the listener knows their CA."""
+    held = await world.enroll("dev1")
+    services = world.runtime.services
+    old = services.authorities.certificate("issuing")
+    coming = await services.authorities.rotate("issuing", Rotation(), actor="test:pytest")
+    new = issued(await world.post("simplereenroll", make_csr("dev1"), peer=peer_with(held)))
+    new.verify_directly_issued_by(services.authorities.certificate(coming.name))
+    anchors = world.runtime.protocols["est"].client_anchors
+    assert anchors is not None
+    assert {old.public_bytes(Encoding.DER)} < set(anchors())
+
+
+async def test_a_certificate_enrols_for_its_own_names_only(world: World) -> None:
+    """Else whoever has any certificate could have everybody's by simpleenroll."""
+    held = await world.enroll("dev1", NAMES)
+    for cn, dns, status in (
+        ("dev1", NAMES[:1], 200),
+        ("a.example.org", NAMES, 200),
+        ("dev2", NAMES, 403),
+        ("dev1", ["c.example.org"], 403),
+    ):
+        answer = await world.post("simpleenroll", make_csr(cn, dns), peer=peer_with(held))
+        assert answer.status_code == status, (cn, dns)
+
+
+async def test_any_names_where_the_label_says_so(open_world: OpenWorld) -> None:
+    world = await open_world('[est.default]\ncertificate_names = "any"\n')
+    await world.add_user()
+    held = await world.enroll("dev1")
+    answer = await world.post("simpleenroll", make_csr("dev2"), peer=peer_with(held))
+    assert answer.status_code == 200
+
+
+RA = """
+[profiles.ra]
+extended_key_usage = ["clientAuth", "1.3.6.1.5.5.7.3.28"]
+subject = "CN={cn}"
+require_name = false
+[est.make]
+profile = "ra"
+[est.default]
+registration_authorities = true
+[est.closed]
+"""
+
+
+@pytest.mark.parametrize("operation", ["simpleenroll", "simplereenroll"])
+async def test_registration_authority(open_world: OpenWorld, operation: str) -> None:
+    """E27: with id-kp-cmcRA it may enrol for others, where the label allows it."""
+    world = await open_world(RA)
+    await world.add_user(label="make")
+    ra = peer_with(await world.enroll("registrar", label="make"))
+    request = make_csr("dev7", ["dev7.example.org"])
+    assert (await world.post(operation, request, peer=ra)).status_code == 200
+    assert (await world.post(f"closed/{operation}", request, peer=ra)).status_code == 403
+
+
+def change_to(cn: str | None, *dns: str) -> dict[str, bytes]:
+    subject = b""
+    if cn is not None:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)]).public_bytes()
+    names = [der.encode(0x82, name.encode()) for name in dns]
+    alternative = der.encode(der.SEQUENCE, *names) if dns else b""
+    return {CHANGE_SUBJECT_NAME: der.encode(der.SEQUENCE, subject, alternative)}
+
+
+@pytest.mark.parametrize(
+    ("cn", "dns", "subject", "names"),
+    [
+        ("new", [], "CN=new", ["dev1.example.org"]),
+        (None, ["n.example.org"], "CN=dev1", ["n.example.org"]),
+        ("new.example.org", ["n.example.org"], "CN=new.example.org",
+         ["n.example.org", "new.example.org"]),
+    ],
+)  # fmt: skip
+async def test_change_subject_name(
+    open_world: OpenWorld, cn: str | None, dns: list[str], subject: str, names: list[str]
+) -> None:
+    """RFC 6402 section 2.8: the request has the old names, the attribute the new ones."""
+    world = await open_world("[est.default]\nchange_subject = true\n[est.fixed]\n")
+    await world.add_user()
+    held = await world.enroll("dev1", ["dev1.example.org"])
+    key = new_key()
+    request = make_csr("dev1", ["dev1.example.org"], key=key, attributes=change_to(cn, *dns))
+    new = issued(await world.post("simplereenroll", request, peer=peer_with(held)))
+    assert new.subject.rfc4514_string() == subject
+    found = new.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert found.get_values_for_type(x509.DNSName) == names
+    fixed = await world.post("fixed/simplereenroll", request, peer=peer_with(held))
+    assert fixed.status_code == 403
+
+
+async def test_changed_names_obey_the_profile(open_world: OpenWorld) -> None:
+    world = await open_world(
+        '[profiles.device.dns]\nallow = ["*.example.org"]\n[est.default]\nchange_subject = true\n'
+    )
+    await world.add_user()
+    held = await world.enroll("dev1", ["dev1.example.org"])
+    for cn, dns in ((None, ["evil.test"]), ("evil.test", []), ("*evil.test*", [])):
+        attributes = change_to(cn, *dns)
+        request = make_csr("dev1", ["dev1.example.org"], key=new_key(), attributes=attributes)
+        answer = await world.post("simplereenroll", request, peer=peer_with(held))
+        assert answer.status_code == 403, (cn, dns)
+
+
+# Outside anchors
+
+FACTORIES = """
+[est.default]
+[est.line-a]
+auth = ["mtls"]
+client_ca = ["{a}"]
+[est.line-b]
+auth = ["mtls"]
+client_ca = ["{b}"]
+certificate_names = "any"
+"""
+
+
+@pytest.fixture(scope="session")
+def other_factory() -> Factory:
+    return Factory("Other")
+
+
+@pytest.fixture
+async def factories(
+    open_world: OpenWorld, factory: Factory, other_factory: Factory, tmp_path: Path
+) -> World:
+    for name, which in (("a", factory), ("b", other_factory)):
+        (tmp_path / f"{name}.pem").write_bytes(pem_chain([which.root.certificate]))
+    return await open_world(FACTORIES.format(a=tmp_path / "a.pem", b=tmp_path / "b.pem"))
+
+
+async def test_a_factory_certificate_enrols(factories: World, factory: Factory) -> None:
+    """The name of the device is in the certificate it was made with."""
+    peer = peer_with(factory.device("SN-1"), factory.issuing, factory.root)
+    certificate = issued(await factories.post("line-a/simpleenroll", make_csr("SN-1"), peer=peer))
+    assert certificate.subject.rfc4514_string() == "CN=SN-1"
+    other = await factories.post("line-a/simpleenroll", make_csr("SN-2"), peer=peer)
+    assert other.status_code == 403
+    ((requester,),) = await factories.rows(
+        "SELECT DISTINCT requester FROM certificates WHERE requester LIKE 'est:%'"
+    )
+    assert str(requester).startswith("est:outside:")
+
+
+async def test_anchors_are_of_one_label(
+    factories: World, factory: Factory, other_factory: Factory
+) -> None:
+    """Never one label's anchors for another, though the listener accepts all of them."""
+    a = peer_with(factory.device("SN-1"), factory.issuing, factory.root)
+    b = peer_with(other_factory.device("SN-1"), other_factory.issuing, other_factory.root)
+    request = make_csr("SN-1")
+    assert (await factories.post("line-b/simpleenroll", request, peer=a)).status_code == 403
+    assert (await factories.post("line-a/simpleenroll", request, peer=b)).status_code == 403
+    assert (await factories.post("simpleenroll", request, peer=a)).status_code == 401
+    assert (await factories.post("line-b/simpleenroll", request, peer=b)).status_code == 200
+    assert len(await factories.refusals()) == 3
+
+
+async def test_without_the_chain_there_is_no_path(factories: World, factory: Factory) -> None:
+    peer = peer_with(factory.device("SN-1"))
+    answer = await factories.post("line-a/simpleenroll", make_csr("SN-1"), peer=peer)
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eku": SERVER_AUTH},
+        {"usage": ENCIPHER_ONLY_USAGE},
+        {"unknown_critical": True},
+    ],
+)
+async def test_certificates_that_are_for_something_else(
+    factories: World, factory: Factory, wrong: dict[str, object]
+) -> None:
+    """E23."""
+    device = factory.device("SN-1", **wrong)  # type: ignore[arg-type]
+    peer = peer_with(device, factory.issuing, factory.root)
+    answer = await factories.post("line-a/simpleenroll", make_csr("SN-1"), peer=peer)
+    assert answer.status_code == 403
+
+
+async def test_a_self_made_certificate_with_the_anchors_name(
+    factories: World, factory: Factory
+) -> None:
+    forged = Factory()
+    peer = peer_with(forged.device("SN-1"), forged.issuing, forged.root)
+    answer = await factories.post("line-a/simpleenroll", make_csr("SN-1"), peer=peer)
+    assert answer.status_code == 403
+
+
+async def test_a_device_certificate_is_no_authority(factories: World, factory: Factory) -> None:
+    device = factory.device("SN-1")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SN-2")])
+    key = new_key()
+    below = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(device.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(5)
+        .not_valid_before(factory.now - dt.timedelta(days=1))
+        .not_valid_after(factory.now + dt.timedelta(days=1))
+        .sign(device.key, hashes.SHA256())
+    )
+    peer = peer_with(Held(below, key), device, factory.issuing, factory.root)
+    answer = await factories.post("line-a/simpleenroll", make_csr("SN-2"), peer=peer)
+    assert answer.status_code == 403
+
+
+async def test_factory_certificates_do_not_reenroll(factories: World, factory: Factory) -> None:
+    """E20: what is renewed is a certificate of ours."""
+    peer = peer_with(factory.device("SN-1"), factory.issuing, factory.root)
+    answer = await factories.post("line-a/simplereenroll", make_csr("SN-1"), peer=peer)
+    assert answer.status_code == 403
+    assert "not one of ours" in answer.text
+
+
+async def test_anchor_files_are_read_again(
+    factories: World, other_factory: Factory, tmp_path: Path
+) -> None:
+    anchors = factories.runtime.protocols["est"].client_anchors
+    assert anchors is not None
+    before = set(anchors())
+    extra = Factory("Third").root
+    path = tmp_path / "b.pem"
+    path.write_bytes(pem_chain([other_factory.root.certificate, extra.certificate]))
+    assert set(anchors()) - before == {extra.der}
+    path.write_bytes(b"nothing")
+    with pytest.raises(PKIError) as refused:
+        anchors()
+    assert refused.value.code is ErrorCode.CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("configuration", "what"),
+    [
+        ('[est.default]\nclient_ca = ["missing.pem"]\n', "missing.pem"),
+        ('[est.default]\nclient_ca = ["pkiserver.toml"]\n', "pkiserver.toml"),
+        ('[est.default]\nauth = ["basic"]\nclient_ca = ["root.pem"]\n', "client_ca"),
+        ('[est.default]\nprofile = "other"\n', "profile"),
+        ("[est.cacerts]\n", "operation"),
+        ('[est.default]\nserver_keys = "ml-dsa-44"\n', "server_keys"),
+    ],
+)
+async def test_mistakes_in_the_configuration(
+    open_world: OpenWorld, configuration: str, what: str
+) -> None:
+    with pytest.raises(PKIError) as refused:
+        await open_world(configuration)
+    assert refused.value.code is ErrorCode.CONFIGURATION
+    assert what in refused.value.detail
+
+
+async def test_a_label_without_client_certificates_asks_for_none(open_world: OpenWorld) -> None:
+    world = await open_world('[est.default]\nauth = ["basic"]\n')
+    assert world.runtime.protocols["est"].client_anchors is None
+
+
+def test_names_are_compared_as_they_stand(factory: Factory) -> None:
+    certificate = factory.device("SN-1").certificate
+    reenrollment.check_same_names(make_csr("SN-1"), certificate)
+    with pytest.raises(PKIError):
+        reenrollment.check_same_names(make_csr("SN-1", ["a.example.org"]), certificate)
