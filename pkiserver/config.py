@@ -186,7 +186,10 @@ class ProfileSettings(Section):
         (), description="Names (serverAuth, clientAuth, ...) or dotted OIDs"
     )
     subject: str = Field(
-        "", description="Template such as 'CN={cn},O=Example'; empty: empty subject"
+        "",
+        description="Template such as 'CN={cn},O=Example'; empty: no subject. Fields: cn; of the "
+        "names the first dns, ip, email, upn, uri; of the request's subject o, ou, l, st, c, "
+        "serialnumber, emailaddress, uid",
     )
     dns: NameRules = Field(_NONE, description="DNS names")
     wildcards: bool = Field(False, description="Wildcard DNS names may be certified")

@@ -10,10 +10,12 @@ it renews. What a CSR asks for in vain:
   was asked for; except serverAuth and clientAuth, which acme.sh asks for in every request.
 - Other key usages are ignored: OpenSSL's default configuration puts nonRepudiation and
   keyEncipherment into every request, and the profile decides by the kind of key anyway.
-- Other extensions and other attributes of the subject are ignored, as clients send their own
-  (subjectKeyIdentifier, Microsoft's template names, organisation and country by default).
+- Other extensions are ignored, as clients send their own (subjectKeyIdentifier, Microsoft's
+  template names), and so are other attributes of the subject (organisation and country by
+  default) but for those the profile's template asks for.
 """
 
+import contextlib
 import datetime as dt
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -31,7 +33,7 @@ from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, names
 from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.pkix.names import AltName, NameType
-from pkiserver.pkix.subject import fields_for
+from pkiserver.pkix.subject import fields_for, requested_fields
 
 _SECOND = dt.timedelta(seconds=1)
 _ASKED_BY_HABIT = frozenset(
@@ -303,7 +305,8 @@ def _subject(
         return request.renewal_of.subject
     common_name = request.subject_cn or next(iter(csr.common_names), None)
     try:
-        subject = profile.subject.render(fields_for(certified, common_name))
+        fields = _requested_fields(profile, csr) | fields_for(certified, common_name)
+        subject = profile.subject.render(fields)
     except PKIError as error:
         raise PKIError(error.code, error.detail, rule=_rule(profile, "subject")) from error
     if not subject.rdns and not certified:
@@ -314,6 +317,19 @@ def _subject(
             rule=_rule(profile, "subject"),
         )
     return subject
+
+
+def _requested_fields(profile: Profile, csr: CertificationRequest) -> dict[str, str]:
+    """What the request's subject says. An e-mail address in it is relied on like any other, so it
+    counts only if the profile certifies it."""
+    fields = requested_fields(csr.subject)
+    address = fields.pop("emailaddress", None)
+    if address is not None:
+        with contextlib.suppress(PKIError):
+            name = names.email(address)
+            if name_refusal(profile, name) is None:
+                fields["emailaddress"] = name.value
+    return fields
 
 
 def validity(

@@ -17,7 +17,18 @@ from cryptography.x509.oid import NameOID
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.pkix.names import AltName
 
-FIELDS = frozenset({"cn", "dns", "ip", "email", "upn", "uri"})
+REQUESTED_FIELDS: Mapping[str, x509.ObjectIdentifier] = {
+    "o": NameOID.ORGANIZATION_NAME,
+    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "l": NameOID.LOCALITY_NAME,
+    "st": NameOID.STATE_OR_PROVINCE_NAME,
+    "c": NameOID.COUNTRY_NAME,
+    "serialnumber": NameOID.SERIAL_NUMBER,
+    "emailaddress": NameOID.EMAIL_ADDRESS,
+    "uid": NameOID.USER_ID,
+}
+"""Fields that stand for what the request's subject says, its word taken for it."""
+FIELDS = frozenset({"cn", "dns", "ip", "email", "upn", "uri", *REQUESTED_FIELDS})
 MAX_RDNS = 32
 
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
@@ -110,10 +121,20 @@ def fields_for(names: Iterable[AltName], common_name: str | None) -> dict[str, s
     the common name."""
     fields: dict[str, str] = {}
     for name in names:
-        if name.type.value in FIELDS:
+        if name.type.value in FIELDS - REQUESTED_FIELDS.keys():
             fields.setdefault(name.type.value, name.value)
     if common_name:
         fields["cn"] = common_name
+    return fields
+
+
+def requested_fields(subject: x509.Name) -> dict[str, str]:
+    """The data of `REQUESTED_FIELDS` in a request's subject: the first value of each attribute."""
+    fields: dict[str, str] = {}
+    for key, oid in REQUESTED_FIELDS.items():
+        for attribute in subject.get_attributes_for_oid(oid):
+            if isinstance(attribute.value, str):
+                fields.setdefault(key, attribute.value)
     return fields
 
 

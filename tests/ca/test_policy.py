@@ -8,7 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -411,3 +412,28 @@ def test_only_equal_sets_of_names_pass(authorised: list[AltName], asked: list[Al
 
 
 _KEY = new_key()
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [("ada@example.com", "CN=x,1.2.840.113549.1.9.1=ada@example.com,O=Contoso"),
+     ("ada@example.org", "CN=x,O=Contoso"), ("no address", "CN=x,O=Contoso")],
+)  # fmt: skip
+def test_a_template_may_take_the_requests_word(address: str, text: str) -> None:
+    """Also for an e-mail address, if the profile certifies it."""
+    asked = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Contoso"),
+            x509.NameAttribute(NameOID.EMAIL_ADDRESS, address),
+            x509.NameAttribute(NameOID.COMMON_NAME, "x"),
+        ]
+    )
+    key = new_key()
+    data = x509.CertificateSigningRequestBuilder().subject_name(asked).sign(key, hashes.SHA256())
+    mine = profile(
+        subject="CN={cn},emailAddress={emailaddress},O={o}",
+        email={"allow": ["@example.com"]},
+        require_name=False,
+    )
+    wanted = request(csr=data.public_bytes(Encoding.DER), authorised=False)
+    assert decision(wanted, mine).subject.rfc4514_string() == text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import der, names
-from pkiserver.pkix.subject import SubjectTemplate, fields_for
+from pkiserver.pkix.subject import SubjectTemplate, fields_for, requested_fields
 
 
 def render(template: str, **fields: str) -> str:
@@ -161,3 +161,18 @@ def test_any_value_stays_one_value(value: str) -> None:
     with contextlib.suppress(PKIError):
         name = template.render({"cn": value})
         assert [attribute.value for attribute in name] == ["CH", value, "x"]
+
+
+def test_fields_of_a_requests_subject() -> None:
+    subject = x509.Name.from_rfc4514_string(
+        "CN=x,E=a@b.example,OU=Sales,OU=Other,O=Contoso,L=Bern,ST=BE,C=CH,2.5.4.5=C02",
+        {"E": x509.NameOID.EMAIL_ADDRESS},
+    )
+    fields = requested_fields(subject)
+    assert fields == {
+        "emailaddress": "a@b.example", "ou": "Other", "o": "Contoso", "l": "Bern", "st": "BE",
+        "c": "CH", "serialnumber": "C02",
+    }  # fmt: skip
+    template = "CN={cn},OU={ou},O={o},L={l},UID={uid},C={c}"
+    assert render(template, cn="x", **fields) == "CN=x,OU=Other,O=Contoso,L=Bern,C=CH"
+    assert requested_fields(x509.Name([])) == {}
