@@ -77,7 +77,4 @@ STD_DH_SHA256_KDF = "1.3.132.1.11.1"
 
 def oid_of(table: dict[str, str], name: str) -> str:
     """The identifier that `table` calls `name`; `KeyError` if none."""
-    for oid, known in table.items():
-        if known == name:
-            return oid
-    raise KeyError(name)
+    return {known: oid for oid, known in table.items()}[name]

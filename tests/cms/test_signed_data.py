@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -351,6 +351,27 @@ def test_a_signer_whose_certificate_is_broken_is_malformed() -> None:
         b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01", b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x7f"
     )
     refused(by_hand(bag=[broken]), ErrorCode.MALFORMED)
+
+
+def test_s35_a_broken_certificate_does_not_hide_the_one_with_the_key_identifier() -> None:
+    own = support.der_of(support.certificate())
+    rsa, no_key = (bytes.fromhex(f"2a864886f70d0101{end}") for end in ("01", "7f"))
+    broken = own.replace(rsa, no_key)
+    identifier = SubjectKeyIdentifier(_key_identifier()).encode()
+    verify(by_hand(identifier=identifier, bag=[broken, own]))
+
+
+def test_keys_that_cannot_have_signed_are_refused() -> None:
+    signed, signer = read(by_hand(algorithm=_pss(HASH, MASK, SALT)))
+    numbers = support.rsa_key().public_key().public_numbers()
+    small = rsa.RSAPublicNumbers(numbers.e, numbers.n >> 1530 | 1).public_key()
+    for key, code in (
+        (small, ErrorCode.BAD_SIGNATURE),
+        (ed448.Ed448PrivateKey.generate().public_key(), ErrorCode.BAD_ALGORITHM),
+    ):
+        with pytest.raises(PKIError) as caught:
+            signed_data.verify(signed, signer, key)
+        assert caught.value.code is code
 
 
 def test_unsigned_attributes_are_passed_over() -> None:
