@@ -108,19 +108,18 @@ def status_and_issuer_are_where_the_certificate_says(pki: PKI, issued: Issued) -
 def test_a_server_with_the_new_certificate_is_trusted_by_whoever_has_the_old_root(
     own_pki: PKI,
 ) -> None:
-    """Its chain carries NewWithOld: `root.pem` of the home has the old root alone."""
+    """Its chain carries NewWithOld."""
     worker = own_pki._worker
     worker.wait_for(lambda runtime: ServerCertificate(runtime.services, runtime.keys).ensure())
-    root = x509.load_pem_x509_certificates(Path(own_pki.root_pem).read_bytes())
-    assert len(root) == 1
+    new, old = x509.load_pem_x509_certificates(Path(own_pki.root_pem).read_bytes())
     pem = (own_pki.home / "keys" / "server.pem").read_bytes()
     leaf, *rest = x509.load_pem_x509_certificates(pem)
     assert len(rest) == 2
     wait_until_served(own_pki, leaf)
-    answer = httpx.get(
-        f"{own_pki.https_base}/healthz", verify=own_pki.ssl_context_client(), trust_env=False
-    )
-    assert answer.status_code == 200
+    for root in (new, old):
+        trust = ssl.create_default_context(cadata=root.public_bytes(Encoding.PEM).decode())
+        answer = httpx.get(f"{own_pki.https_base}/healthz", verify=trust, trust_env=False)
+        assert answer.status_code == 200
 
 
 def wait_until_served(pki: PKI, leaf: x509.Certificate) -> None:

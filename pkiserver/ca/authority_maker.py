@@ -6,9 +6,10 @@ a crash leaves is an authority that is pending without a request; making it agai
 """
 
 import asyncio
+import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -300,6 +301,18 @@ class AuthorityMaker(AuthorityTree):
             tx, actor=actor, action=f"authority.{action}", object=name, outcome=outcome,
             detail=detail,
         )  # fmt: skip
+
+    @contextlib.asynccontextmanager
+    async def recording_refusals(self, actor: str, action: str, name: str) -> AsyncIterator[None]:
+        """A `PKIError` within is in the audit log with its cause when it leaves."""
+        try:
+            yield
+        except PKIError as error:
+            detail = {"code": error.code.value, "cause": error.detail[:1000]}
+            await self._database.write(
+                lambda tx: self._note(tx, actor, action, name[:100], detail, outcome="refused")
+            )
+            raise
 
     def _require_free(self, name: str) -> None:
         """An early look; `add_pending` decides."""

@@ -50,6 +50,10 @@ class AuthorityRollover(AuthorityMaker):
 
         Raises `PKIError`: CONFLICT if the line has a next generation already, UNAVAILABLE without
         a key that has to sign, CONFIGURATION for a CA below one that is not ours."""
+        async with self.recording_refusals(actor, "rotate", name):
+            return await self._rotate(name, wanted, actor)
+
+    async def _rotate(self, name: str, wanted: Rotation, actor: str) -> Authority:
         await self.refresh_if_changed()
         old = self._last(name)
         new_name, number = self._next_name(old)
@@ -67,6 +71,10 @@ class AuthorityRollover(AuthorityMaker):
         """Make the key of the next generation and a PEM request for a CA outside; `install` takes
         the answer. The authority's name and the request. Raises `PKIError` CONFLICT like
         `rotate`."""
+        async with self.recording_refusals(actor, "rotate", name):
+            return await self._rotate_outside(name, wanted, actor)
+
+    async def _rotate_outside(self, name: str, wanted: Rotation, actor: str) -> tuple[str, bytes]:
         await self.refresh_if_changed()
         old = self._last(name)
         new_name, number = self._next_name(old)
@@ -80,6 +88,10 @@ class AuthorityRollover(AuthorityMaker):
         """Have the next generation issue from now on. `PKIError`: CONFLICT if there is none,
         UNAVAILABLE if it awaits its certificate or has no key to issue with, REFUSED_BY_PROFILE if
         it is revoked."""
+        async with self.recording_refusals(actor, "activate", name):
+            return await self._activate(name, actor)
+
+    async def _activate(self, name: str, actor: str) -> Authority:
         await self.refresh_if_changed()
         old = self.current(name)
         new = self.successor(old)
@@ -105,7 +117,6 @@ class AuthorityRollover(AuthorityMaker):
         """From now on this authority issues nothing; it goes on signing status. One that has not
         taken over leaves its line. There is no way back. `PKIError` CONFLICT if it is not
         active."""
-        self.get(name)
 
         def work(tx: Transaction) -> None:
             called_off = store.call_off(tx, name, epoch(self._clock.now()))
@@ -113,7 +124,9 @@ class AuthorityRollover(AuthorityMaker):
                 raise PKIError(ErrorCode.CONFLICT, f"authority {name} is not active")
             self._note(tx, actor, "retire", name, {"called_off": called_off})
 
-        await self._change(None, work)
+        async with self.recording_refusals(actor, "retire", name):
+            self.get(name)
+            await self._change(None, work)
         return self.get(name)
 
     async def outstanding(self, name: str) -> Outstanding:

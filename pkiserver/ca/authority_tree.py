@@ -83,12 +83,16 @@ class AuthorityTree:
 
     def chains(self, name: str) -> tuple[Path, ...]:
         """Every chain on offer (RFC 8555 section 7.4.2): the default, then one for each cross chain
-        of this authority and of those above it."""
+        of this authority and of those above it that is valid now."""
         below: Path = ()
         found = [self.chain(name)]
         current: str | None = name
         while current is not None:
-            found += [below + cross[:-1] for cross in self._tree.cross.get(current, ())]
+            found += [
+                below + cross[:-1]
+                for cross in self._tree.cross.get(current, ())
+                if all(self._holds(each) for each in cross)
+            ]
             below += (self.certificate(current),)
             current = self.get(current).parent
         return tuple(found)

@@ -33,20 +33,22 @@ async def close(
 
     Raises `PKIError`: CONFLICT while certificates are valid, or if it is not retired; UNAVAILABLE
     if its key is not at hand for the last list."""
-    await authorities.refresh_if_changed()
-    authority = authorities.get(name)
-    if authority.status is not AuthorityStatus.RETIRED:
-        raise PKIError(
-            ErrorCode.CONFLICT, f"authority {name} is {authority.status}; only a retired one closes"
-        )
-    left = await authorities.outstanding(name)
-    if left.count and not force:
-        raise still_needed(name, left)
-    shown = await authorities.status_generation(name)
-    certificate, now = authority.certificate, clock.now()
-    if certificate is not None and certificate.not_valid_after_utc > now:
-        if left.last is not None:
-            await status.prepare_offline(name, left.last - now)
-        if ca_path.may_sign_crls(certificate):
-            await status.publish_crl(name, _AS_LONG_AS_IT_LASTS)
-    return await authorities.close(name, shown, actor=actor, force=force)
+    async with authorities.recording_refusals(actor, "close", name):
+        await authorities.refresh_if_changed()
+        authority = authorities.get(name)
+        if authority.status is not AuthorityStatus.RETIRED:
+            raise PKIError(
+                ErrorCode.CONFLICT,
+                f"{name} is {authority.status}; only a retired authority closes",
+            )
+        left = await authorities.outstanding(name)
+        if left.count and not force:
+            raise still_needed(name, left)
+        shown = await authorities.status_generation(name)
+        certificate, now = authority.certificate, clock.now()
+        if certificate is not None and certificate.not_valid_after_utc > now:
+            if left.last is not None:
+                await status.prepare_offline(name, left.last - now)
+            if ca_path.may_sign_crls(certificate):
+                await status.publish_crl(name, _AS_LONG_AS_IT_LASTS)
+        return await authorities.close(name, shown, actor=actor, force=force)

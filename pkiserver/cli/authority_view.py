@@ -20,11 +20,13 @@ _ROTATE_WITHIN = 4
 def summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
     """A row of the list."""
     own = authority.certificate
+    turn = runtime.services.authorities.turn(authority.name)
+    ended = authority.status in (AuthorityStatus.RETIRED, AuthorityStatus.CLOSED)
     return {
         "name": authority.name,
         "parent": authority.parent,
         "status": authority.status,
-        "turn": runtime.services.authorities.turn(authority.name),
+        "turn": None if ended and turn is Turn.CURRENT else turn,
         "subject": None if own is None else own.subject.rfc4514_string(),
         "key": None if own is None else algorithms.describe(own.public_key()),
         "signing_key": _signing_key(runtime, authority),

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography import x509
 
 from pkiserver.app import Runtime
 from pkiserver.ca import closing
 from pkiserver.ca.authorities import Authorities, Rotation, subject_name
+from pkiserver.ca.model import AuthorityStatus
 from pkiserver.cli.authority_view import details, print_authority
 from pkiserver.cli.context import (
     DEFAULT_HOME,
@@ -22,7 +24,8 @@ from pkiserver.cli.context import (
 )
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
-from pkiserver.home import write_public
+from pkiserver.home import Home, write_public
+from pkiserver.pkix.pem import pem_chain
 
 Name = Annotated[str, typer.Argument(help="Name of the authority, any generation of it")]
 _Duration = dt.timedelta | None
@@ -77,6 +80,7 @@ def rotate(
             made, pem = await authorities.rotate_outside(name, wanted, actor=str(operator()))
             write_public(csr, pem)
         await runtime.services.status.maintain()
+        _keep_root_pem(runtime)
         return await details(runtime, authorities.get(made))
 
     print_authority(with_runtime(home, work), as_json)
@@ -87,6 +91,7 @@ def activate(name: Name, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = 
 
     async def work(runtime: Runtime) -> dict[str, Any]:
         made = await runtime.services.authorities.activate(name, actor=str(operator()))
+        _keep_root_pem(runtime)
         return await details(runtime, made)
 
     print_authority(with_runtime(home, work), as_json)
@@ -122,6 +127,7 @@ def retire(
             if not force:
                 _check_unused(runtime, name)
             made = await services.authorities.retire(name, actor=actor)
+        _keep_root_pem(runtime)
         return await details(runtime, made)
 
     shown = with_runtime(home, work)
@@ -133,6 +139,27 @@ def retire(
 def _is_root(authorities: Authorities, name: str) -> bool:
     authority = authorities.get(name)
     return authority.parent is None and not authority.outside
+
+
+def _keep_root_pem(runtime: Runtime) -> None:
+    """`root.pem` of the home has every root of its line that is not closed, the one that issues
+    first. A file that holds anything else is the operator's."""
+    authorities, path = runtime.services.authorities, Home(runtime.services.settings.home).root_pem
+    try:
+        there = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError):
+        return
+    own = {each.certificate: each.name for each in authorities.list() if each.parent is None}
+    if not set(there) <= own.keys():
+        return
+    current = authorities.current(own[there[0]])
+    line = [
+        each.certificate
+        for each in sorted(authorities.line(current), key=lambda each: each.name != current)
+        if each.certificate is not None and each.status is not AuthorityStatus.CLOSED
+    ]
+    if line != there and set(there) <= {each.certificate for each in authorities.line(current)}:
+        write_public(path, pem_chain(line))
 
 
 def _check_unused(runtime: Runtime, name: str) -> None:

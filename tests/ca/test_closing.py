@@ -62,8 +62,16 @@ async def refuses(pki: PKI, text: str, name: str = "issuing", *, force: bool = F
 
 
 async def test_only_a_retired_authority_closes(pki: PKI) -> None:
-    await refuses(pki, "issuing is active; only a retired one closes")
+    await refuses(pki, "issuing is active; only a retired authority closes")
     await refuses(pki, "issuing is active", force=True)
+    rows = await pki.database.read(
+        lambda reader: reader.all(
+            "SELECT outcome, detail FROM audit WHERE object = 'issuing' "
+            "AND action = 'authority.close'"
+        )
+    )
+    assert [outcome for outcome, _ in rows] == ["refused"] * 2
+    assert '"cause":"issuing is active; only a retired authority closes"' in rows[0][1]
 
 
 async def test_it_waits_for_the_last_certificate_to_expire(pki: PKI) -> None:
@@ -187,11 +195,11 @@ async def test_a_revocation_meanwhile_is_not_left_off_the_last_list(pki: PKI) ->
 async def test_of_many_who_close_one_does(pki: PKI) -> None:
     await follow(pki)
     done = await asyncio.gather(*(close(pki) for _ in range(4)), return_exceptions=True)
-    assert sum(isinstance(each, Authority) for each in done) >= 1
+    assert sum(isinstance(each, Authority) for each in done) == 1
     rows = await pki.database.read(
-        lambda reader: reader.all("SELECT 1 FROM audit WHERE action = 'authority.close'")
+        lambda reader: reader.all("SELECT outcome FROM audit WHERE action = 'authority.close'")
     )
-    assert len(rows) == 1
+    assert sorted(outcome for (outcome,) in rows) == ["done", *["refused"] * 3]
 
 
 async def test_a_root_closes_after_its_children_and_leaves_the_bundle(pki: PKI) -> None:

@@ -39,7 +39,7 @@ def revoke_what_is_left(cli: CLI, issuer: str) -> None:
 
 
 def test_the_runbook_from_beginning_to_end(
-    cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CLI, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     issue(cli, tmp_path, "before")
@@ -61,6 +61,9 @@ def test_the_runbook_from_beginning_to_end(
         "issuing-3": ("previous", "active"),
         "issuing-4": ("current", "active"),
     }
+    roots = x509.load_pem_x509_certificates((home / "root.pem").read_bytes())
+    names = [each.subject.rfc4514_string() for each in roots]
+    assert names == ["CN=Example Root CA G2,O=Example", "CN=Example Root CA,O=Example"]
     leaf, issuer = issue(cli, tmp_path, "after")
     leaf.verify_directly_issued_by(issuer)
     assert cli("ca", "show", "issuing-4", "--json").json["parent"] == "root-2"
@@ -121,8 +124,8 @@ def test_a_time_can_be_said(cli: CLI, tmp_path: Path) -> None:
         (["rotate", "issuing", "--subject", "CN=Example Root CA,O=Example"], "same subject"),
         (["activate", "issuing"], "nothing comes after"),
         (["retire", "issuing"], "profiles issue from issuing"),
-        (["retire", "issuing", "--final"], "only a retired one"),
-        (["retire", "issuing", "--final", "--force"], "only a retired one"),
+        (["retire", "issuing", "--final"], "only a retired authority"),
+        (["retire", "issuing", "--final", "--force"], "only a retired authority"),
         (["retire", "nobody"], "no authority"),
     ],
 )
@@ -132,6 +135,18 @@ def test_mistakes_are_one_line_and_change_nothing(cli: CLI, words: list[str], sa
     assert result.status == 2 and says in result.err
     assert "Traceback" not in result.err
     assert cli("ca", "list").out == before
+
+
+def test_a_root_pem_of_the_operator_s_own_is_left_alone(cli: CLI, home: Path) -> None:
+    other = cli("ca", "create", "other", "--root", "--subject", "CN=Other").status
+    assert other == 0
+    bundle = cli("ca", "export", "other").out + (home / "root.pem").read_text()
+    (home / "root.pem").write_text(bundle)
+    assert cli("ca", "rotate", "root").status == 0
+    assert (home / "root.pem").read_text() == bundle
+    (home / "root.pem").unlink()
+    assert cli("ca", "activate", "root").status == 0
+    assert not (home / "root.pem").exists()
 
 
 def test_an_offline_root_cannot_be_rotated(cli: CLI, home: Path) -> None:
