@@ -7,6 +7,7 @@ import typer
 
 from pkiserver.app import Runtime
 from pkiserver.ca.crl_publication import Published
+from pkiserver.ca.crl_service import ListStanding
 from pkiserver.ca.model import Authority
 from pkiserver.cli.context import (
     DEFAULT_HOME,
@@ -35,10 +36,10 @@ def add_to(app: typer.Typer) -> None:
 def show_crl(
     which: Which = None, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False
 ) -> None:
-    """The newest list of an authority, and whether a newer one is due."""
+    """The newest lists of an authority, whether newer ones are due, and what is wrong."""
 
     async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return [await _list_of(runtime, name) for name in _names(runtime, which)]
+        return [row for name in _names(runtime, which) for row in await _lists_of(runtime, name)]
 
     _print_lists(with_runtime(home, work), as_json)
 
@@ -56,7 +57,7 @@ def refresh(
     home: HomeOption = DEFAULT_HOME,
     as_json: JSONOption = False,
 ) -> None:
-    """Publish a new list now, whether due or not."""
+    """Publish new lists now, whether due or not."""
 
     async def publish(runtime: Runtime, name: str) -> Published:
         status = runtime.services.status
@@ -68,7 +69,7 @@ def refresh(
         names = _names(runtime, which)
         for name in names:
             await publish(runtime, name)
-        return [await _list_of(runtime, name) for name in names]
+        return [row for name in names for row in await _lists_of(runtime, name)]
 
     _print_lists(with_runtime(home, work), as_json)
 
@@ -102,17 +103,25 @@ def _has_certificate(authority: Authority) -> bool:
     return authority.certificate is not None
 
 
-async def _list_of(runtime: Runtime, name: str) -> dict[str, Any]:
+async def _lists_of(runtime: Runtime, name: str) -> list[dict[str, Any]]:
     standing = await runtime.services.status.standing(name)
-    newest = standing.crl
+    return [_row(name, each) for each in standing.lists]
+
+
+def _row(name: str, standing: ListStanding) -> dict[str, Any]:
+    newest = standing.newest
+    kind = [standing.scope] if standing.scope else []
     return {
         "authority": name,
+        "list": " ".join([*kind, "delta"] if standing.delta else kind or ["complete"]),
         "number": None if newest is None else newest.number,
+        "base": None if newest is None else newest.base,
         "this_update": None if newest is None else moment(newest.this_update),
         "next_update": None if newest is None else moment(newest.next_update),
         "entries": None if newest is None else newest.entries,
-        "due": standing.crl_due,
-        "url": f"{runtime.services.settings.server.http_base}/crl/{name}.crl",
+        "due": standing.due,
+        "problem": standing.problem,
+        "url": standing.url,
     }
 
 
@@ -130,10 +139,10 @@ def _print_lists(rows: list[dict[str, Any]], as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ["AUTHORITY", "NUMBER", "THIS UPDATE", "NEXT UPDATE", "ENTRIES", "STATE"],
+        ["AUTHORITY", "LIST", "NUMBER", "THIS UPDATE", "NEXT UPDATE", "ENTRIES", "STATE"],
         [
-            [row["authority"], row["number"], row["this_update"], row["next_update"],
-             row["entries"], "due" if row["due"] else "fresh"]
+            [row["authority"], row["list"], row["number"], row["this_update"], row["next_update"],
+             row["entries"], row["problem"] or ("due" if row["due"] else "fresh")]
             for row in rows
         ],
     )  # fmt: skip

@@ -268,8 +268,9 @@ def _verify(folder: Path, pki: PKI, issued: Issued, lists: Path, *options: str) 
     root = pem(folder / "root.pem", [pki.certificate("root")])
     issuing = pem(folder / "issuing.pem", [pki.certificate()])
     leaf = pem(folder / "leaf.pem", [issued.certificate])
-    words = ["openssl", "verify", "-x509_strict", "-crl_check", *options, "-CRLfile", lists]
-    return tool(*words, "-CAfile", root, "-untrusted", issuing, leaf).stdout
+    words: list[str | Path] = ["openssl", "verify", "-x509_strict", "-crl_check", *options]
+    words += ["-CRLfile", lists, "-CAfile", root, "-untrusted", issuing, leaf]
+    return tool(*words).stdout
 
 
 # Shards
