@@ -1,8 +1,10 @@
 """Where the server listens: sockets, TLS files and the TLS context made of them."""
 
 import errno
+import hashlib
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from pkiserver.serving.connection import Timeouts
 from pkiserver.web.peer import Peer
 
 BACKLOG = 1024
+MOST_CHAINS = 4096
 
 # Forward secrecy and AEAD only; TLS 1.3's suites all are and are not named here.
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
@@ -167,11 +170,33 @@ def peer_of(ssl_object: Any, address: str) -> Peer:
     return Peer(
         address=address,
         certificate_der=certificate,
-        chain_der=_rest_of_chain(ssl_object) if certificate else (),
+        chain_der=_chains.of(certificate, _rest_of_chain(ssl_object)) if certificate else (),
         tls_version=version,
         # RFC 5929's tls-unique is not defined for TLS 1.3 (RFC 8446 appendix C.5).
         tls_unique=None if version == "TLSv1.3" else ssl_object.get_channel_binding("tls-unique"),
     )
+
+
+class _Chains:
+    """A session that is resumed (RFC 8446 section 2.2, RFC 5246 section 7.3) brings back the
+    client's certificate and not what was above it, so that is kept for the newest clients."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+
+    def of(self, certificate: bytes, chain: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """`chain`, or what it was before."""
+        digest = hashlib.sha256(certificate).digest()
+        if not chain:
+            return self._known.get(digest, ())
+        self._known[digest] = chain
+        self._known.move_to_end(digest)
+        if len(self._known) > MOST_CHAINS:
+            self._known.popitem(last=False)
+        return chain
+
+
+_chains = _Chains()
 
 
 def _rest_of_chain(ssl_object: Any) -> tuple[bytes, ...]:

@@ -115,12 +115,17 @@ class Authentication:
         user = await self._services.database.lookup(
             lambda reader: store.user(reader, self._label, name)
         )
-        if user is not None and self._passwords.is_known(user.password, password):
+        stored = None if user is None else user.password
+        if self._passwords.is_known(stored, password):
             return user
-        await self._refuse_crowd(credentials.address, name)
-        if await self._passwords.check(None if user is None else user.password, password):
-            return user
-        await self._fail(credentials.address, name)
+        # What guesses under way lead to is counted before the next are looked at.
+        async with self._passwords.slots:
+            if self._passwords.is_known(stored, password):
+                return user
+            await self._refuse_crowd(credentials.address, name)
+            if await self._passwords.check(stored, password):
+                return user
+            await self._fail(credentials.address, name)
         raise NotAuthenticated("user name or password are wrong")
 
     async def _refuse_crowd(self, address: str, name: str) -> None:

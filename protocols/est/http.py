@@ -117,7 +117,8 @@ async def _post(label: Label, operation: str, credentials: Credentials, body: by
 def _ca_certificates(label: Label, agent: bytes) -> Reply:
     """RFC 7030 section 4.1.3. libest reads this one only in lines."""
     body = codec.encode_base64(
-        certs_only.encode(label.ca_certificates()), wrapped=_LIBEST.match(agent) is not None
+        certs_only.encode(label.ca_certificates(), in_order=False),
+        wrapped=_LIBEST.match(agent) is not None,
     )
     return Reply(media_type="application/pkcs7-mime", body=body, base64=True)
 
