@@ -46,8 +46,8 @@ _CLI = """\
 `./pki`). With `--json`, standard output is JSON and nothing else.
 
 Errors are one line on standard error that says what is wrong and what to do. Exit status: 0 done,
-2 a refusal or a mistake in the command or the configuration, 1 a failure, 3 a request that waits for
-approval, 130 interrupted.
+2 a refusal or a mistake in the command or the configuration, 1 a failure, 3 a request that waits
+for approval, 130 interrupted.
 
 Commands may be used while a server runs on the same home: it sees what they did within seconds.
 """
@@ -66,14 +66,15 @@ def configuration_text() -> str:
             parts.append(_table(f"[{name}]", model))
     parts.append(_profiles())
     plugins = registry.available()
-    nested: dict[type[BaseModel], None] = {}
+    nested: dict[type[BaseModel], str] = {}
     for name, model in registry.sections(plugins).items():
         parts.append(_table(f"[{name}.NAME]", model))
-        nested |= dict.fromkeys(_nested(model))
+        for key, inner in _nested(model):
+            nested.setdefault(inner, f"[{name}.NAME.{key}]" if _is_table(inner) else inner.__name__)
     parts.append(_table("Name rules", NameRules))
-    for model in nested:
-        if model is not NameRules:
-            parts.append(_table(model.__name__, model))
+    for inner, title in nested.items():
+        if inner is not NameRules:
+            parts.append(_table(title, inner))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
@@ -96,6 +97,8 @@ def _table(title: str, model: type[BaseModel]) -> str:
     for key, field in model.model_fields.items():
         kind = _kind(field.annotation) + _bounds(field)
         default = "required" if field.is_required() else f"`{_value(_default(field))}`"
+        if _is_table(_section_of(field.annotation)):
+            default = ""
         lines.append(f"| `{key}` | {kind} | {default} | {_cell(field.description or '')} |")
     return "\n".join(lines) + "\n"
 
@@ -112,11 +115,16 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    for field in model.model_fields.values():
+def _nested(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for key, field in model.model_fields.items():
         inner = _section_of(field.annotation)
         if inner is not None:
-            yield inner
+            yield key, inner
+
+
+def _is_table(model: type[BaseModel] | None) -> bool:
+    """Whether it is written as a table of its own, not as a value."""
+    return model is not None and model.__name__.endswith("Settings")
 
 
 def _kind(annotation: Any) -> str:
@@ -132,6 +140,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(_kind(each) for each in arguments if each is not type(None))
     model = _section_of(annotation)
     if model is not None:
+        if _is_table(model):
+            return "table"
         return "name rules" if model is NameRules else model.__name__.lower()
     return {str: "text", int: "number", bool: "true or false", dt.timedelta: "duration"}[annotation]
 
