@@ -1,41 +1,50 @@
 """What a relying party does with revocation data: fetch the CRL, ask OCSP, lint all of it."""
 
+import contextlib
+import importlib
+import io
 import re
-import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 from interop import openssl
-from interop.processes import InteropError, run
+from interop.processes import InteropError
 
 CRL_SECONDS = 20
 _URI = re.compile(r"URI:(\S+)")
 
 
-def linter(name: str) -> Path:
-    """A command of pkilint's, which is installed beside this interpreter."""
-    return Path(sys.executable).with_name(name)
-
-
 def lint(kind: str, path: Path, *options: str) -> None:
-    """InteropError if pkilint has a finding of WARNING or worse in the PEM or DER file."""
-    command = [linter(kind), "lint", "-s", "WARNING", *options, path]
-    findings = run(command, cwd=path.parent, status=None).strip()
-    if findings:
-        raise InteropError(f"{kind} {path.name}\n{findings}")
+    """InteropError if pkilint's command has a finding of WARNING or worse in the PEM or DER file.
+    It runs in this process: loading it takes longer than what it does."""
+    command = importlib.import_module(f"pkilint.bin.{kind}")
+    findings = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(findings):
+        # It leaves the file for the garbage collector to close.
+        warnings.simplefilter("ignore", ResourceWarning)
+        status = command.main(["lint", "-s", "WARNING", *options, str(path)])
+    if status or findings.getvalue().strip():
+        raise InteropError(f"{kind} {path.name}\n{findings.getvalue()}")
 
 
-def fetch_crl(certificate: Path) -> Path:
-    """The CRL from the certificate's distribution point, as PEM beside it."""
+def crl_url(certificate: Path) -> str:
+    """The first distribution point of the certificate."""
     words = ("x509", "-in", certificate, "-noout", "-ext", "crlDistributionPoints")
     found = _URI.search(openssl.openssl(certificate.parent, *words))
     if found is None:
         raise InteropError(f"no CRL distribution point in {certificate}")
-    with urllib.request.urlopen(found[1], timeout=10) as answer:
+    return found[1]
+
+
+def fetch_crl(certificate: Path) -> Path:
+    """The CRL from the certificate's distribution point, as PEM beside it."""
+    url = crl_url(certificate)
+    with urllib.request.urlopen(url, timeout=10) as answer:
         kind = answer.headers["Content-Type"]
         if kind != "application/pkix-crl":
-            raise InteropError(f"{found[1]} is served as {kind}")
+            raise InteropError(f"{url} is served as {kind}")
         der = certificate.with_name(f"{certificate.name}.crl.der")
         der.write_bytes(answer.read())
     crl = certificate.with_name(f"{certificate.name}.crl")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from interop import acme_sh, results
+from interop import acme_sh, openssl, relying_party, results, status_tools
+from interop.processes import InteropError
 
 PENDING = b"""{
   "status": "pending",
@@ -78,3 +79,28 @@ def test_results_replace_only_what_is_between_the_markers(tmp_path: Path) -> Non
     assert path.read_text() == once
     assert once.startswith("before\n") and once.endswith("after\n") and "old" not in once
     assert "| a | 2 | y | yes |  | yes | failed |\n| b | 1 | x | yes |  |  | passed |\n" in once
+
+
+def test_a_linter_in_this_process_still_finds_mistakes(tmp_path: Path) -> None:
+    bad = openssl.self_signed(tmp_path / "bad", "a.example.test")
+    with pytest.raises(InteropError, match="bad.crt"):
+        relying_party.lint("lint_crl", bad, "-t", "CRL", "-p", "PKIX")
+    words = ["req", "-x509", "-key", "bad.key", "-subj", "/CN=x", "-out", "worse.crt"]
+    openssl.openssl(tmp_path, *words, "-addext", "subjectAltName=critical,DNS:a b")
+    with pytest.raises(InteropError, match="pkix"):
+        relying_party.lint("lint_pkix_cert", tmp_path / "worse.crt")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "a.pem: good\n",
+        "Response verify OK\n",
+        "Response verify OK\nWARNING: no nonce\na.pem: good\n",
+    ],
+    ids=["not verified", "no status", "no nonce"],
+)
+def test_openssl_has_to_accept_the_response(output: str) -> None:
+    with pytest.raises(InteropError):
+        status_tools.statuses(output, [Path("a.pem")])
+    assert status_tools.statuses("Response verify OK\na.pem: good\n", [Path("a.pem")]) == ["good"]
