@@ -9,9 +9,17 @@ from pkiserver.cms import ber, content_info, oids, signed_data
 from pkiserver.errors import MalformedMessage
 
 
-def encode(certificates: Sequence[x509.Certificate], crls: Sequence[bytes] = ()) -> bytes:
-    """The message, in DER, with certificates and CRLs (their DER) in the order given."""
+def encode(
+    certificates: Sequence[x509.Certificate],
+    crls: Sequence[bytes] = (),
+    *,
+    in_order: bool = True,
+) -> bytes:
+    """The message, in DER, with certificates and CRLs (their DER) in the order given, which says
+    which is which to SCEP clients; or, not `in_order`, in that which DER has for a SET."""
     bag = [content_info.certificate_der(certificate) for certificate in certificates]
+    if not in_order:
+        bag, crls = sorted(bag), sorted(crls)
     return signed_data.assemble(oids.DATA, None, bag, crls=crls)
 
 

@@ -27,6 +27,12 @@ def test_the_order_is_kept_and_others_read_it() -> None:
     assert pkcs7.load_der_pkcs7_certificates(encoded) == certificates
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_order_of_der_is_there_for_readers_who_insist_on_it() -> None:
+    encoded = certs_only.encode(_three(), in_order=False)
+    assert set(pkcs7.load_der_pkcs7_certificates(encoded)) == set(_three())
+
+
 def test_the_form_is_the_one_every_client_knows() -> None:
     content = support.oracle(certs_only.encode(_three()))
     assert content["version"].native == "v1"
