@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from cryptography import x509
@@ -87,10 +87,26 @@ class FakeMicrosoft:
     tokens: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     token_seconds: int = 3599
+    host: str | None = None
+    """The one host everything is on, where the fake is served over real HTTP; None: Microsoft's."""
+    scopes: dict[str, str] = field(
+        default_factory=lambda: {
+            f"https://{GRAPH}/.default": "graph",
+            # The two slashes are right: the resource ends with one.
+            f"{RESOURCE}/.default": "intune",
+        }
+    )
 
     def transport(self) -> httpx.AsyncBaseTransport:
         """The network, with these services on it and nothing else."""
         return _Network(self)
+
+    def serve_at(self, base: str) -> None:
+        """Everything below `base`, a URL of this host."""
+        self.host = urlsplit(base).hostname
+        self.scopes = {f"{base}/.default": "graph", f"{base}/resource//.default": "intune"}
+        for service in self.services:
+            service["uri"] = service["uri"].replace(f"https://{INTUNE}", base)
 
     def app(self) -> Starlette:
         token = f"/{TENANT}/oauth2/v2.0/token"
@@ -158,7 +174,7 @@ class FakeMicrosoft:
         async def endpoint(request: Request) -> Response:
             if not self._is_authorised(request, "intune"):
                 return JSONResponse({"error": "unauthorized"}, 401)
-            _check(request.url.hostname == INTUNE, "host")
+            _check(request.url.hostname == (self.host or INTUNE), "host")
             _check(request.headers.get("content-type") == "application/json", "content-type")
             _check(request.headers.get("api-version") == version, "api-version")
             _check(request.headers.get("useragent") == PROVIDER, "UserAgent")
@@ -174,7 +190,7 @@ class FakeMicrosoft:
     # Entra and Graph
 
     async def _token(self, request: Request) -> Response:
-        _check(request.url.hostname == LOGIN, "host")
+        _check(request.url.hostname == (self.host or LOGIN), "host")
         form = parse_qs((await request.body()).decode(), strict_parsing=True)
         _check(
             request.headers["content-type"] == "application/x-www-form-urlencoded", "content-type"
@@ -184,21 +200,16 @@ class FakeMicrosoft:
         if form["client_id"] != [CLIENT_ID] or form["client_secret"] != [CLIENT_SECRET]:
             error = {"error": "invalid_client", "error_description": "AADSTS7000215"}
             return JSONResponse(error, 401)
-        audiences = {
-            f"https://{GRAPH}/.default": "graph",
-            # The two slashes are right: the resource ends with one.
-            f"{RESOURCE}/.default": "intune",
-        }
-        _check(form["scope"][0] in audiences, f"scope {form['scope']}")
+        _check(form["scope"][0] in self.scopes, f"scope {form['scope']}")
         token = f"token-{uuid.uuid4().hex}"
-        self.tokens[token] = audiences[form["scope"][0]]
+        self.tokens[token] = self.scopes[form["scope"][0]]
         return JSONResponse(
             {"token_type": "Bearer", "expires_in": self.token_seconds,
              "ext_expires_in": self.token_seconds, "access_token": token}
         )  # fmt: skip
 
     async def _discovery(self, request: Request) -> Response:
-        _check(request.url.hostname == GRAPH, "host")
+        _check(request.url.hostname == (self.host or GRAPH), "host")
         if not self._is_authorised(request, "graph"):
             return JSONResponse({"error": {"code": "InvalidAuthenticationToken"}}, 401)
         _check_uuid(request)
