@@ -241,10 +241,12 @@ def call_off(tx: Transaction, successor: str, now: int) -> bool:
 
 def close(tx: Transaction, name: str, now: int) -> bool:
     """Retired to closed, for good."""
+    # Retired once is retired for ever, so what is read here still holds when the row is written.
+    if tx.one("SELECT 1 FROM authorities WHERE name = ? AND status = 'retired'", (name,)) is None:
+        return False
     changed = tx.execute(
-        "INSERT INTO closures (authority, closed) SELECT name, ? FROM authorities "
-        "WHERE name = ? AND status = 'retired' ON CONFLICT (authority) DO NOTHING",
-        (now, name),
+        "INSERT INTO closures (authority, closed) VALUES (?, ?) ON CONFLICT (authority) DO NOTHING",
+        (name, now),
     )
     touch(tx, name)
     return changed == 1

@@ -5,7 +5,7 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from cryptography import x509
@@ -14,15 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.ca import succession
+from pkiserver.ca import lint, succession
 from pkiserver.ca.audit import verify
 from pkiserver.ca.authorities import Authorities, Rotation, subject_name
 from pkiserver.ca.ca_certificate import Wish
 from pkiserver.ca.model import Authority, AuthorityStatus, Reason, Turn
+from pkiserver.ca.subtrees import name_constraints
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import FileKeyProvider
@@ -430,6 +431,70 @@ async def test_every_kind_of_key_follows_every_other(pki: PKI, kind: KeyKind) ->
     below.certificate.verify_directly_issued_by(made.certificate)
     link(pki, "root").verify_directly_issued_by(made.certificate)
     assert (await pki.issue()).record.issuer == "issuing-2"
+
+
+async def test_limits_are_handed_on_and_everything_passes_pkilint(pki: PKI) -> None:
+    limits: dict[str, Any] = {
+        "name_constraints": name_constraints(["dns:example.com"], ["ip:10.0.0.0/8"]),
+        "extended_key_usage": (ExtendedKeyUsageOID.SERVER_AUTH,),
+        "policies": (x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"),),
+    }
+    wish = Wish(subject_name("CN=Limited,O=Example"), 100 * DAY, 0, **limits)
+    await pki.authorities.create("limited", "root", wish, "p256", actor=WHO)
+    await rotate(pki, "root", BY_HAND)
+    await rotate(pki, "limited")
+    new, old = pki.certificate("limited-2"), pki.certificate("limited")
+    for kind in (x509.NameConstraints, x509.ExtendedKeyUsage, x509.CertificatePolicies):
+        assert new.extensions.get_extension_for_class(
+            kind
+        ) == old.extensions.get_extension_for_class(kind)
+    for certificate in (new, pki.certificate("root-2"), link(pki, "root"), link(pki, "root-2")):
+        findings = lint.full(certificate.public_bytes(Encoding.DER))
+        assert [f.code for f in findings if f.is_error] == [], certificate.subject
+
+
+async def test_an_imported_root_keeps_its_key_identifier_in_the_link(pki: PKI) -> None:
+    """Below it, authority key identifiers are what it calls itself, however it came to that."""
+    key, name = ec.generate_private_key(ec.SECP384R1()), subject_name("CN=Imported")
+    usage = pki.certificate("root").extensions.get_extension_for_class(x509.KeyUsage)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7, NOW - DAY, NOW + 99 * DAY)
+    for value, critical in (
+        (x509.BasicConstraints(True, None), True),
+        (usage.value, True),
+        (x509.SubjectKeyIdentifier(b"chosen by hand"), False),
+    ):
+        builder = builder.add_extension(value, critical)
+    own = builder.sign(key, hashes.SHA384())
+    await pki.authorities.import_("imported", [own], key, actor=WHO)
+    made = await rotate(pki, "imported", BY_HAND)
+    assert made.certificate is not None
+    assert algorithms.describe(made.certificate.public_key()) == "p384"
+    assert cert.subject_key_identifier(link(pki, "imported")) == b"chosen by hand"
+    authority_key = link(pki, "imported-2").extensions.get_extension_for_class(
+        x509.AuthorityKeyIdentifier
+    )
+    assert authority_key.value.key_identifier == b"chosen by hand"
+
+
+async def test_refusals_are_in_the_audit_log_with_their_cause(pki: PKI) -> None:
+    await rotate(pki, "issuing", BY_HAND)
+    for failing in (
+        rotate(pki, "issuing"),
+        activate(pki, "root"),
+        pki.authorities.retire("nobody", actor=WHO),
+    ):
+        with pytest.raises(PKIError):
+            await failing
+    rows = await pki.database.read(
+        lambda reader: reader.all(
+            "SELECT action, object, detail FROM audit WHERE outcome = 'refused' ORDER BY sequence"
+        )
+    )
+    assert [row[:2] for row in rows] == [
+        ("authority.rotate", "issuing"), ("authority.activate", "root"),
+        ("authority.retire", "nobody"),
+    ]  # fmt: skip
+    assert "comes next already" in rows[0][2]
 
 
 # What other implementations make of it.
