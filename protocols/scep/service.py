@@ -7,6 +7,7 @@ ciphertext of somebody else holds; the log has the cause.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class SCEPService:
 
     async def ca_certificates(self) -> bytes:
         """GetCACert: the registration authority first, then who issued it, and so on upwards."""
+        with contextlib.suppress(PKIError):  # one that is old serves on while the CA cannot sign
+            await self._registrations.ensure(self._registration)
         authority = await self._registrations.current(self._registration)
         path = self._path()
         chain = path[:1] if self.settings.chain == "issuer" else path

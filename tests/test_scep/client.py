@@ -12,13 +12,24 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cryptography import x509
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from pkiserver.cms import attributes, certs_only, enveloped_data, oids, signed_data
-from pkiserver.cms.content_info import issuer_and_serial
+from pkiserver.cms import (
+    attributes,
+    certs_only,
+    content_info,
+    enveloped_data,
+    key_transport,
+    oids,
+    recipients,
+    signed_data,
+)
+from pkiserver.cms.content_info import Algorithm, issuer_and_serial
 from pkiserver.cms.signatures import hash_of
 from pkiserver.pkix import der
 from protocols.scep import messages
@@ -73,8 +84,6 @@ def _text(text: str, tag: int) -> bytes:
 
 
 def _spki(key: Key) -> bytes:
-    from cryptography.hazmat.primitives.serialization import PublicFormat
-
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -277,12 +286,33 @@ def encrypt(
     data: bytes,
     recipient: x509.Certificate,
     encryption: str = "aes128-cbc",
-    key_transport: Literal["rsa-v1.5", "oaep"] = "rsa-v1.5",
+    scheme: Literal["rsa-v1.5", "oaep"] = "rsa-v1.5",
     oaep_digest: str = "sha256",
 ) -> bytes:
+    if encryption == "des-cbc":
+        return _with_des(data, recipient)
     return enveloped_data.encrypt(
-        data, recipient, encryption, key_transport=key_transport, oaep_digest=oaep_digest
+        data, recipient, encryption, key_transport=scheme, oaep_digest=oaep_digest
     )
+
+
+def _with_des(data: bytes, recipient: x509.Certificate) -> bytes:
+    """As old routers encrypt; our own library does not. Triple DES with one key thrice is DES."""
+    key, vector = secrets.token_bytes(8), secrets.token_bytes(8)
+    public_key = recipient.public_key()
+    assert isinstance(public_key, rsa.RSAPublicKey)
+    encryptor = Cipher(TripleDES(key * 3), modes.CBC(vector)).encryptor()
+    missing = 8 - len(data) % 8
+    ciphertext = encryptor.update(data + bytes([missing]) * missing) + encryptor.finalize()
+    info = key_transport.encrypt_key(
+        key, recipient.public_bytes(Encoding.DER), public_key, "rsa-v1.5", "sha256"
+    )
+    algorithm = Algorithm("1.3.14.3.2.7", der.encode(der.OCTET_STRING, vector))
+    content = der.encode(
+        der.SEQUENCE, der.encode_oid(oids.DATA), algorithm.encode(), der.encode(0x80, ciphertext)
+    )
+    body = (der.encode_integer(0), der.encode(der.SET, recipients.encode(info)), content)
+    return content_info.encode(oids.ENVELOPED_DATA, der.encode(der.SEQUENCE, *body))
 
 
 def indefinite(message: bytes) -> bytes:
