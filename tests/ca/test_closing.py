@@ -16,6 +16,7 @@ from pkiserver.ca import audit, closing
 from pkiserver.ca.authorities import Authorities, Rotation
 from pkiserver.ca.model import Authority, AuthorityStatus, Reason
 from pkiserver.ca.status import StatusService
+from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import FileKeyProvider
 from tests.ca.status_support import ACTOR, NOW, PKI, ask, open_pki
@@ -216,6 +217,21 @@ async def test_a_root_closes_after_its_children_and_leaves_the_bundle(pki: PKI) 
     assert pki.authorities.roots() == (pki.certificate("root-2"),)
     assert old not in pki.authorities.rollover_certificates("issuing")
     assert (await pki.issue()).record.issuer == "issuing-2"
+
+
+async def test_every_list_that_certificates_point_to_lasts(tmp_path: Path) -> None:
+    settings = CRLSettings(shards=2, scopes="split", delta=DAY)
+    async with open_pki(tmp_path, crl=settings) as pki:
+        issued = [await pki.issue(f"{number}.example.com") for number in range(4)]
+        await follow(pki)
+        for each in issued:
+            await pki.revoke(each)
+        await close(pki)
+        end = pki.certificate().not_valid_after_utc
+        lists = (await pki.status.standing("issuing")).lists
+        assert len(lists) == 8, "four, and a delta of each"
+        for each in lists:
+            assert each.newest is not None and each.newest.next_update == end, each
 
 
 # Crashes.
