@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa, utils
 
+from pkiserver.ca import encoding
 from pkiserver.ca.crl import public_key
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import der
@@ -73,14 +74,16 @@ class _Shell:
 
 
 def _take_apart(data: bytes) -> _Shell:
-    _, tbs, end = der.span(data, 0)
-    _, inside, tbs_end = der.span(data, tbs)
-    _, _, algorithm_end = der.span(data, tbs_end)
-    tag, start, last = der.span(data, algorithm_end)
-    if tag != der.BIT_STRING or data[start : start + 1] != b"\x00" or not last == end == len(data):
+    outer, tbs, end = der.span(data, 0)
+    inner, inside, tbs_end = der.span(data, tbs)
+    third, _, algorithm_end = der.span(data, tbs_end)
+    last, start, last_end = der.span(data, algorithm_end)
+    tags = (outer, inner, third, last)
+    whole = last_end == end == len(data) and data[start : start + 1] == b"\x00"
+    if tags != (der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING) or not whole:
         raise MalformedMessage("not a signed structure of to-be-signed, algorithm and signature")
     algorithm = data[tbs_end:algorithm_end]
-    return _Shell(data, tbs, inside, tbs_end, algorithm, data[start + 1 : last])
+    return _Shell(data, tbs, inside, tbs_end, algorithm, data[start + 1 : end])
 
 
 def _verify(issuer: x509.Certificate, shell: _Shell) -> None:
@@ -89,6 +92,8 @@ def _verify(issuer: x509.Certificate, shell: _Shell) -> None:
     key = public_key(issuer)
     if isinstance(key, dsa.DSAPublicKey):
         raise TypeError("no authority has a DSA key")
+    if shell.algorithm != encoding.signature_algorithm(key):
+        raise InvalidSignature
     signed = memoryview(shell.data)[shell.tbs : shell.end]
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         key.verify(shell.signature, signed)

@@ -298,3 +298,20 @@ async def test_no_change_mark_of_a_closed_database(tmp_path: Path) -> None:
     with pytest.raises(PKIError) as caught:
         await closed.change_mark()
     assert caught.value.code is ErrorCode.UNAVAILABLE
+
+
+async def test_bytes_of_many_rows_are_joined(database: Database) -> None:
+    """As they are: NUL, and octets that are no text in any encoding."""
+    pieces = [bytes(range(n % 256)) + b"\0\xff" for n in range(300)] + [b""]
+    await database.write(lambda tx: tx.execute("CREATE TABLE pieces (n INTEGER, data BLOB)"))
+    empty = await database.read(lambda reader: reader.joined("SELECT data FROM pieces WHERE n < 0"))
+    assert empty == (b"", 0)
+    await database.write(
+        lambda tx: tx.execute_many(
+            "INSERT INTO pieces (n, data) VALUES (?, ?)", list(enumerate(pieces))
+        )
+    )
+    whole, count = await database.read(
+        lambda reader: reader.joined("SELECT data FROM pieces WHERE n >= ? ORDER BY n", (0,))
+    )
+    assert (whole, count) == (b"".join(pieces), len(pieces))

@@ -80,7 +80,8 @@ async def test_the_urls_in_a_certificate_are_there(server: Server) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/crl/issuing.2.2.crl", "/crl/issuing.4.0.crl", "/crl/issuing.2.0.crl",
-     "/crl/issuing.user.crl", "/crl/issuing.3.1.crl", "/crl/issuing.delta", "/crl/issuing.%E2%91%A1.0.crl",
+     "/crl/issuing.user.crl", "/crl/issuing.3.1.crl", "/crl/issuing.delta",
+     "/crl/issuing.%E2%91%A1.0.crl",
      "/crl/issuing.crl/", "/crl//issuing.crl", "/crl/issuing.crl%00", "/crl/issuing.2.0.crl.crl",
      "/crl/" + "a" * 4000 + ".crl", "/crl/issuing.delta.ca.crl"],
 )  # fmt: skip
