@@ -33,6 +33,7 @@ from protocols.scep.one_time import NewChallenge, OneTimeChallenges
 DEFAULT = "default"
 _MOST_BYTES = 64 * 1024
 _JAMF_EVENT = "SCEPChallenge"
+_JAMF_XML = b"<webhookEvent>SCEPChallenge</webhookEvent>"
 _REALM = {"WWW-Authenticate": 'Basic realm="SCEP challenges", charset="UTF-8"'}
 _FULL = "The password cache is full."
 _NO_PERMISSION = "You do not have sufficient permission to enroll with SCEP."
@@ -162,7 +163,7 @@ class PasswordPages:
 def parse_wish(body: bytes) -> Wish:
     """What a request's body asks for: nothing if it is empty or Jamf's event; else a JSON object
     with any of `profile`, `subjects` and `lifetime` ("30m"). Raises `PKIError` MALFORMED."""
-    if not body.strip():
+    if not body.strip() or _JAMF_XML in body:
         return Wish()
     try:
         members = json.loads(body)

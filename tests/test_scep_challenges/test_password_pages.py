@@ -162,8 +162,16 @@ async def test_guessing_ends_soon_and_is_in_the_audit_log(caller: Caller) -> Non
     await caller.get()
 
 
-async def test_jamf_gets_the_challenge_as_plain_text(caller: Caller) -> None:
-    answer = await caller.post(JAMF)
+@pytest.mark.parametrize(
+    "event",
+    [
+        JAMF,
+        b"",
+        b"<JSSEvent><webhook><webhookEvent>SCEPChallenge</webhookEvent></webhook></JSSEvent>",
+    ],
+)
+async def test_jamf_gets_the_challenge_as_plain_text(caller: Caller, event: object) -> None:
+    answer = await caller.post(event)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     asked = request(answer.text)
