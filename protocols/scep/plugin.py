@@ -97,13 +97,14 @@ _REMEDIES: Mapping[str, str] = {
     "legacy = true in a section of its own",
     "csr.signature-hash": "let the client sign its request with SHA-256; for a device that has "
     "none, set legacy = true in a section of its own",
-    "scep.challenge.missing": "let the client send a challenge password; 'scep challenge' makes one",
-    "scep.challenge.unknown": "make a challenge with 'scep challenge' for this section, and let the "
-    "client send it as it is",
+    "scep.challenge.missing": "let the client send a challenge password; make one with "
+    "'scep challenge'",
+    "scep.challenge.unknown": "make a challenge with 'scep challenge' for this section, and let "
+    "the client send it as it is",
     "scep.challenge.used": "a challenge is good for one certificate: make another one",
     "scep.challenge.expired": "make another challenge, with --expires if an hour is too short",
-    "scep.challenge.subject": "make a challenge whose --subject patterns match every name the client "
-    "asks for",
+    "scep.challenge.subject": "make a challenge whose --subject patterns match every name the "
+    "client asks for",
     "scep.failures_per_address": "somebody at this address sends wrong challenges or signatures; "
     "find it, or raise failures_per_address of the section",
 }
