@@ -20,6 +20,7 @@ from pkiserver.ca import encoding, inventory
 from pkiserver.ca.audit import JSON
 from pkiserver.cms import certs_only, content_info, enveloped_data, oids, signed_data
 from pkiserver.cms.content_info import IssuerAndSerialNumber
+from pkiserver.cms.key_transport import KeyTransport, scheme_of
 from pkiserver.cms.recipients import KeyTransRecipientInfo
 from pkiserver.cms.signatures import LEGACY_DIGESTS, hash_of
 from pkiserver.cms.signed_data import ToBeSigned
@@ -39,6 +40,8 @@ from protocols.scep.registration import (
     RegistrationAuthorities,
     RegistrationAuthority,
 )
+from protocols.scep.renewal import own
+from protocols.scep.requests import Requests
 from protocols.scep.settings import SCEPSettings
 
 NONCE_SIZE = 16
@@ -53,10 +56,11 @@ _log = structlog.get_logger("protocols.scep.service")
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """The messageData, and how it was encrypted."""
+    """The messageData, and how it was encrypted: `key_transport` with the digest of OAEP."""
 
     data: bytes
     content_encryption: str
+    key_transport: tuple[KeyTransport, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class SCEPService:
         self.label = label
         self.settings = settings
         self.enrolments = Enrolments(label, settings, services, validator)
+        self._requests = Requests(label, settings, services)
         self._services = services
         self._registrations = authorities
         self._registration = registration
@@ -172,7 +177,7 @@ class SCEPService:
 
     async def _enrol(self, message: PKIMessage, opened: _Opened, address: str) -> _Result:
         try:
-            ask = self.enrolments.read(message, opened.data, address)
+            ask = self._requests.read(message, opened.data, address)
         except MalformedMessage as error:
             raise _unreadable() from error
         password = ask.csr.challenge_password
@@ -194,9 +199,9 @@ class SCEPService:
     async def _get_cert(self, message: PKIMessage, opened: _Opened) -> _Result:
         """Section 3.3.4. For holders of a certificate of ours: it is no public directory."""
         wanted = _issuer_and_serial(opened.data)
-        own = await self.enrolments.own(message.certificate)
+        holder = await own(self._services, message.certificate)
         now = self._services.clock.now()
-        if own is None or own.revoked_at is not None or own.not_after <= now:
+        if holder is None or holder.revoked_at is not None or holder.not_after <= now:
             raise Refusal(
                 FailInfo.BAD_REQUEST,
                 "certificates are given to holders of a valid certificate of ours",
@@ -231,7 +236,7 @@ class SCEPService:
             raise Refusal(
                 FailInfo.BAD_MESSAGE_CHECK, error.detail, code=ErrorCode.MALFORMED
             ) from error
-        authority = _recipient(enveloped, usable)
+        authority, info = _recipient(enveloped, usable)
         try:
             data = enveloped_data.decrypt_key_transport(
                 enveloped,
@@ -244,10 +249,10 @@ class SCEPService:
             if error.code is not ErrorCode.BAD_SIGNATURE:
                 raise
             raise _unreadable() from error
-        return _Opened(data, enveloped.content_encryption)
+        return _Opened(data, enveloped.content_encryption, scheme_of(info))
 
     def _enveloped(self, message: PKIMessage, opened: _Opened, result: _Result) -> bytes:
-        """For the certificate the request was signed with, in the request's own algorithm."""
+        """For the certificate the request was signed with, in the request's own algorithms."""
         content = certs_only.encode(result.certificates, result.crls)
         algorithm = opened.content_encryption
         algorithm = _ANSWERED_WITH.get(algorithm, algorithm)
@@ -256,8 +261,14 @@ class SCEPService:
             return enveloped_data.encrypt_password(
                 content, result.password.encode(), algorithm, random_bytes=self._random_bytes
             )
+        scheme, digest = opened.key_transport
         return enveloped_data.encrypt(
-            content, message.certificate, algorithm, random_bytes=self._random_bytes
+            content,
+            message.certificate,
+            algorithm,
+            key_transport=scheme,
+            oaep_digest=digest or "sha256",
+            random_bytes=self._random_bytes,
         )
 
     def _digest(self, message: PKIMessage) -> str:
@@ -310,14 +321,14 @@ def _result(certificate: bytes | None, password: str | None) -> _Result:
 
 def _recipient(
     enveloped: enveloped_data.EnvelopedData, usable: Sequence[RegistrationAuthority]
-) -> RegistrationAuthority:
-    """The registration authority that can decrypt."""
+) -> tuple[RegistrationAuthority, KeyTransRecipientInfo]:
+    """The registration authority that can decrypt, and what is encrypted for it."""
     for info in enveloped.recipients:
         if isinstance(info, KeyTransRecipientInfo):
             for authority in usable:
                 own = content_info.certificate_der(authority.certificate)
                 if content_info.identifies(info.identifier, own):
-                    return authority
+                    return authority, info
     raise Refusal(
         FailInfo.BAD_MESSAGE_CHECK,
         "the message is not encrypted for this registration authority: let the client get the CA "

@@ -30,6 +30,8 @@ from pkiserver.cms import (
     signed_data,
 )
 from pkiserver.cms.content_info import Algorithm, issuer_and_serial
+from pkiserver.cms.key_transport import scheme_of
+from pkiserver.cms.recipients import KeyTransRecipientInfo
 from pkiserver.cms.signatures import hash_of
 from pkiserver.pkix import der
 from protocols.scep import messages
@@ -116,6 +118,7 @@ class Rep:
     content: bytes | None
     digest: str
     content_encryption: str | None
+    key_transport: tuple[str, str | None] | None
     message: signed_data.SignedData
 
     @property
@@ -249,7 +252,7 @@ class Device:
         recipient = attributes.single(signer.attributes, messages.RECIPIENT_NONCE, der.OCTET_STRING)
         text = attributes.single(signer.attributes, messages.FAIL_INFO_TEXT, der.UTF8_STRING)
         assert (message.content is not None) == (status == "0"), "S8: no eContent but in SUCCESS"
-        content, encryption = self._decrypt(message.content, password)
+        content, encryption, scheme = self._decrypt(message.content, password)
         return Rep(
             status=status,
             fail_info=_printable(signer, messages.FAIL_INFO),
@@ -260,21 +263,25 @@ class Device:
             content=content,
             digest=signer.digest,
             content_encryption=encryption,
+            key_transport=scheme,
             message=message,
         )
 
     def _decrypt(
         self, envelope: bytes | None, password: str | None
-    ) -> tuple[bytes | None, str | None]:
+    ) -> tuple[bytes | None, str | None, tuple[str, str | None] | None]:
+        """(content, its encryption, how its key was transported), as far as there are any."""
         if envelope is None:
-            return None, None
+            return None, None, None
         enveloped = enveloped_data.parse(envelope)
         if password is not None:
             content = enveloped_data.decrypt_password(enveloped, password.encode())
-        else:
-            assert isinstance(self.key, rsa.RSAPrivateKey)
-            content = enveloped_data.decrypt_key_transport(enveloped, self.certificate, self.key)
-        return content, enveloped.content_encryption
+            return content, enveloped.content_encryption, None
+        assert isinstance(self.key, rsa.RSAPrivateKey)
+        content = enveloped_data.decrypt_key_transport(enveloped, self.certificate, self.key)
+        (info,) = enveloped.recipients
+        assert isinstance(info, KeyTransRecipientInfo)
+        return content, enveloped.content_encryption, scheme_of(info)
 
 
 def _printable(signer: signed_data.SignerInfo, oid: str) -> str | None:

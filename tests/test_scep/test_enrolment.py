@@ -77,6 +77,7 @@ async def test_windows(world: World, oaep_digest: str) -> None:
         rep.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     )
     assert UPN in names and x509.UniformResourceIdentifier(SID) in names
+    assert rep.key_transport == ("oaep", oaep_digest)
 
 
 async def test_apple(world: World) -> None:
