@@ -10,34 +10,29 @@ is written together with the intent to sign.
 
 import asyncio
 import contextlib
-import datetime as dt
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.ca import inventory
 from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.issuance import Issued
-from pkiserver.ca.model import CertificateRecord, CertificateRequest, Reason, Requester
+from pkiserver.ca.model import CertificateRequest, Reason, Requester
 from pkiserver.clock import epoch
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.pkix import csr
 from pkiserver.pkix.algorithms import spki_sha256
-from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.plugin import Services
 from pkiserver.storage import Transaction
 from protocols.scep import store
-from protocols.scep.challenge import Accepted, ChallengeRequest, Validator
+from protocols.scep.challenge import Accepted, Validator
 from protocols.scep.fail_info import FailInfo, Refusal
-from protocols.scep.messages import PKIMessage
+from protocols.scep.renewal import Renewals
+from protocols.scep.requests import Ask, Requests
 from protocols.scep.settings import SCEPSettings
 from protocols.scep.store import Enrolment, Key, Known, Standing
-from protocols.scep.validity import wished_validity
 
 PATIENCE = 5.0
 """Seconds a request waits for the certificate another one is making before it answers PENDING."""
@@ -54,28 +49,6 @@ class _Overtaken(PKIError):
             ErrorCode.CONFLICT,
             "another request of the same transaction is being served",
             rule="scep.transaction",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request that can be read: its signature and its proof of possession are verified."""
-
-    key: Key
-    csr: CertificationRequest
-    signer_sha256: bytes
-    address: str
-    old: x509.Certificate | None = field(default=None)
-
-    @property
-    def challenge(self) -> ChallengeRequest:
-        return ChallengeRequest(
-            transaction_id=self.key.transaction_id,
-            csr=self.csr,
-            csr_der=self.csr.der,
-            challenge=self.csr.challenge_password,
-            label=self.key.label,
-            address=self.address,
         )
 
 
@@ -97,20 +70,10 @@ class Enrolments:
         self._settings = settings
         self._services = services
         self._validator = validator
+        self._requests = Requests(label, settings, services)
+        self._renewals = Renewals(label, settings, services)
         self._patience = patience
         self._random_bytes = random_bytes
-
-    def read(self, message: PKIMessage, data: bytes, address: str) -> Ask:
-        """The request in the messageData. Raises `PKIError` for what is none."""
-        request = csr.parse(data, allow_legacy_hash=self._settings.legacy)
-        key = Key(
-            label=self._label,
-            transaction_id=message.transaction_id,
-            spki_sha256=request.spki_sha256,
-            renewal_of="",
-            content_sha256=_content(request),
-        )
-        return Ask(key, request, spki_sha256(message.certificate.public_key()), address)
 
     async def enrol(self, ask: Ask) -> bytes | None:
         """PKCSReq: whoever signed it, the challenge decides."""
@@ -118,7 +81,7 @@ class Enrolments:
 
     async def renew(self, ask: Ask, signer: x509.Certificate) -> bytes | None:
         """RenewalReq: the certificate that is renewed has signed, and nothing else is needed."""
-        old = await self._renewable(signer)
+        old = await self._renewals.renewable(signer)
         accepted = Accepted(party=f"{self._label}/renewal", profile=old.profile)
 
         async def authorise() -> Accepted:
@@ -181,7 +144,7 @@ class Enrolments:
             raise
 
     async def _issue(self, ask: Ask, accepted: Accepted, replacing: str | None) -> bytes:
-        prepared = await self._services.issuance.prepare(self._request(ask, accepted))
+        prepared = await self._services.issuance.prepare(self._requests.of(ask, accepted))
         enrolment = replace(
             self._enrolment(ask, accepted),
             certificate=prepared.id,
@@ -240,7 +203,7 @@ class Enrolments:
                 accepted.on_reserved(tx, None)
 
         approval = await self._services.approvals.require(
-            self._request(ask, accepted), self._reference(enrolment), on_filed=file
+            self._requests.of(ask, accepted), self._reference(enrolment), on_filed=file
         )
         return await self._decided(filed, approval)
 
@@ -289,7 +252,7 @@ class Enrolments:
             if record is None or record.der is None:
                 raise Refusal(FailInfo.BAD_CERT_ID, "the certificate to renew is gone")
             old = x509.load_der_x509_certificate(record.der)
-        return self._certificate_request(
+        return self._requests.build(
             enrolment.profile, enrolment.party, enrolment.address, enrolment.csr, old
         )
 
@@ -345,58 +308,6 @@ class Enrolments:
                 return None
             await asyncio.sleep(_LOOK)
 
-    # Renewal
-
-    async def _renewable(self, signer: x509.Certificate) -> CertificateRecord:
-        """RFC 8894 section 3.3.1.2, and the certificate has to be one this section may renew."""
-        if not self._settings.renewal or self._settings.challenge == "intune":
-            raise Refusal(
-                FailInfo.BAD_REQUEST,
-                "renewal needs a new challenge here: send a PKCSReq",
-                rule="scep.renewal",
-            )
-        record = await self.own(signer)
-        if record is None or not self._is_of_section(record):
-            raise Refusal(
-                FailInfo.BAD_CERT_ID,
-                "the request is not signed with a certificate that is renewed here",
-                rule="scep.renewal",
-            )
-        self._check_renewable(record)
-        return record
-
-    async def own(self, certificate: x509.Certificate) -> CertificateRecord | None:
-        """The record of a certificate of ours, octet for octet."""
-        der = certificate.public_bytes(Encoding.DER)
-        records = await self._services.database.lookup(
-            lambda reader: inventory.with_serial(reader, certificate.serial_number)
-        )
-        return next((record for record in records if record.der == der), None)
-
-    def _is_of_section(self, record: CertificateRecord) -> bool:
-        """Of its profile, or made by it under a profile that a challenge had named. Otherwise a
-        server's certificate would become a device's."""
-        made_here = record.requester.startswith(f"scep:{self._label}/")
-        return record.profile == self._settings.profile or made_here
-
-    def _check_renewable(self, record: CertificateRecord) -> None:
-        now = self._services.clock.now()
-        problem = None
-        if record.revoked_at is not None:
-            problem = "is revoked"
-        elif now > record.not_after + self._settings.renewal_grace:
-            problem = "has expired"
-        elif now < record.not_before:
-            problem = "is not valid yet"
-        elif self._settings.renewal_window and (
-            now < record.not_after - self._settings.renewal_window
-        ):
-            problem = "has too long to go to be renewed"
-        if problem is not None:
-            raise Refusal(
-                FailInfo.BAD_REQUEST, f"the certificate to renew {problem}", rule="scep.renewal"
-            )
-
     # Values
 
     def _now(self) -> int:
@@ -439,49 +350,7 @@ class Enrolments:
                 retry_after=max(1, oldest + int(limit.period.total_seconds()) - now),
             )
 
-    def _request(self, ask: Ask, accepted: Accepted) -> CertificateRequest:
-        profile = accepted.profile or self._settings.profile
-        return self._certificate_request(profile, accepted.party, ask.address, ask.csr.der, ask.old)
-
-    def _certificate_request(
-        self,
-        profile: str,
-        party: str,
-        address: str,
-        csr_der: bytes,
-        old: x509.Certificate | None,
-    ) -> CertificateRequest:
-        return CertificateRequest(
-            profile=profile,
-            requester=Requester("scep", party, address),
-            csr=csr_der,
-            not_after=self._wished_end(profile, csr_der),
-            renewal_of=old,
-            allow_legacy_hash=self._settings.legacy,
-        )
-
-    def _wished_end(self, profile: str, csr_der: bytes) -> dt.datetime | None:
-        """What the attribute of the CSR asks for, as far as the profile goes."""
-        known = self._services.issuance.profiles.get(profile)
-        wish = wished_validity(csr_der)
-        if known is None or wish is None or wish >= known.validity:
-            return None
-        return self._services.clock.now() + wish
-
 
 def _is_live(known: Known, ask: Ask) -> bool:
     same = known.enrolment.key.content_sha256 == ask.key.content_sha256
     return same and known.standing is not Standing.OVER
-
-
-def _content(request: CertificationRequest) -> bytes:
-    """A digest of what a request asks for, besides its key."""
-    parts = [
-        request.subject.public_bytes(),
-        *(str(name).encode() for name in request.alt_names),
-        *(oid.encode() for oid in request.extended_key_usage),
-    ]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(4) + part)
-    return digest.digest()
