@@ -55,8 +55,8 @@ class _Connection:
         # group_concat takes the octets of a BLOB as they are, NUL included. Unlike with rows, the
         # interpreter's lock changes hands once.
         whole = (
-            f"WITH pieces (piece) AS ({sql}) "
-            "SELECT CAST(group_concat(piece, '') AS BLOB), COUNT(*) FROM pieces"
+            f"WITH rows_to_join (piece) AS ({sql}) "
+            "SELECT CAST(group_concat(piece, '') AS BLOB), COUNT(*) FROM rows_to_join"
         )
         octets, count = self._run(whole, params).fetchone()
         return octets or b"", count
