@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import ssl
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -186,15 +187,37 @@ class PkiserverOperator:
     def status(self, serial: str, chain: Path) -> str:
         return openssl.ocsp_status(chain, self.home / "root.pem")
 
+    @property
+    def approved_directory_url(self) -> str:
+        """A directory whose profile needs a second person."""
+        return f"{self.base_url}/acme/approved/directory"
+
+    def approve(self, name: str, seconds: float = START_SECONDS) -> None:
+        """Approve the request for that DNS name, once it is there."""
+        deadline = time.monotonic() + seconds
+        while not (found := [a for a in self._waiting() if f"dns:{name}" in a["names"]]):
+            if time.monotonic() > deadline:
+                raise InteropError(f"nobody asked for {name} in {seconds} s")
+            time.sleep(0.2)
+        self._approvals("approve", found[0]["id"])
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        waiting: list[dict[str, Any]] = json.loads(self._approvals("list"))
+        return waiting
+
+    def _approvals(self, *words: str) -> str:
+        command = [self.command, "approvals", *words, "--home", self.home, "--json"]
+        return run(command, cwd=self.home.parent, env=self.env)
+
 
 @contextlib.contextmanager
 def pkiserver(home: Path, dns: ChallengeDNS) -> Iterator[Target]:
-    """`pkiserver up` in a new home, with the directories `default` and `eab`."""
+    """`pkiserver up` in a new home, with the directories `default`, `eab` and `approved`."""
     https, http, http01, tls_alpn01 = free_ports(4)
     command = Path(sys.executable).with_name("pkiserver")
     env = {
         f"PKISERVER_ACME__{name}__{key}": value
-        for name in ("DEFAULT", "EAB")
+        for name in ("DEFAULT", "EAB", "APPROVED")
         for key, value in {
             "HTTP01_PORT": str(http01),
             "TLS_ALPN01_PORT": str(tls_alpn01),
@@ -202,6 +225,15 @@ def pkiserver(home: Path, dns: ChallengeDNS) -> Iterator[Target]:
         }.items()
     }
     env["PKISERVER_ACME__EAB__EXTERNAL_ACCOUNT_REQUIRED"] = "true"
+    env["PKISERVER_ACME__APPROVED__PROFILE"] = "approved"
+    env |= {
+        f"PKISERVER_PROFILES__APPROVED__{key}": value
+        for key, value in {
+            "REQUIRES_APPROVAL": "true",
+            "DNS": '{"allow": ["*"]}',
+            "EXTENDED_KEY_USAGE": '["serverAuth"]',
+        }.items()
+    }
     # pkilint takes a host without a dot for a mistake in a URI
     env["PKISERVER_SERVER__EXTERNAL_HTTP_URL"] = f"http://127.0.0.1:{http}"
     pki = home / "pki"

@@ -26,8 +26,9 @@ JSON = "application/json"
 PEM_CHAIN = "application/pem-certificate-chain"
 POLL_AFTER = 1
 """Seconds of Retry-After while something is processing."""
-POLL_APPROVAL_AFTER = 30
-"""Likewise while a second person has to approve."""
+POLL_APPROVAL_AFTER = 10
+"""Likewise while a second person has to approve: before the connection is closed for being idle,
+which clients (certbot) that wait on it take for a failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ async def waiting(world: World, client: ACMEClient) -> tuple[dict[str, Any], byt
     response = await client.finalize(order, csr)
     assert response.status_code == 200, response.text
     assert response.json()["status"] == "processing"
-    assert response.headers["retry-after"] == "30"
+    assert response.headers["retry-after"] == "10"
     return order, csr
 
 
