@@ -4,7 +4,7 @@ One pure ASGI callable instead of one per concern, since each layer costs every 
 and a closure.
 """
 
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from pkiserver.clock import monotonic
+from pkiserver.logs import log_request
 from pkiserver.web import request_id
 from pkiserver.web.limits import LENIENT_URL_BYTES, LimitedReceive, Limits, check_head
 from pkiserver.web.peer import TrustedProxies, client_address
 from pkiserver.web.problems import HTTPProblem, Render, as_problem, render_problem
 
 log: FilteringBoundLogger = structlog.get_logger("pkiserver.web")
-access: FilteringBoundLogger = structlog.get_logger("pkiserver.access")
 
 REQUEST_ID = "request_id"
 CLIENT_ADDRESS = "client_address"
@@ -45,7 +45,7 @@ class Edge:
         trusted_proxies: TrustedProxies | None = None,
         forms: Mapping[str, Render] | None = None,
         lenient: Sequence[str] = (),
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._app = app
         self._limits = limits or Limits()
@@ -72,13 +72,13 @@ class Edge:
             await self._run(scope, receive, answer)
         finally:
             if self._access_log:
-                access.info(
-                    "request",
+                log_request(
                     method=scope["method"],
                     path=scope["path"],
                     status=answer.status,
                     ms=round((monotonic() - began) * 1000, 2),
                     client=address,
+                    request_id=identifier,
                 )
             structlog.contextvars.unbind_contextvars("request_id")
 

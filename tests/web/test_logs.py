@@ -100,3 +100,29 @@ def test_level_is_respected() -> None:
     structlog.get_logger("x").info("quiet")
     structlog.get_logger("x").warning("loud")
     assert "quiet" not in stream.getvalue() and "loud" in stream.getvalue()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.text(max_size=60), st.sampled_from([None, "192.0.2.7", "2001:db8::1"]))
+def test_the_short_way_of_request_lines_is_the_long_one(path: str, client: str | None) -> None:
+    """The same line to the letter, but for the time."""
+    stream = configured()
+    about = {"method": "GET", "path": path, "status": 200, "ms": 0.25, "client": client}
+    logs.log_request(**about, request_id="abcdef12")  # type: ignore[arg-type]
+    with structlog.contextvars.bound_contextvars(request_id="abcdef12"):
+        structlog.get_logger("pkiserver.access").info("request", **about)
+    short, long = (line.partition('"timestamp"') for line in stream.getvalue().splitlines())
+    assert short[0] == long[0]
+    assert len(short[2]) == len(long[2]) and json.loads("".join(short))["path"] == path
+
+
+@pytest.mark.parametrize("style,level,lines", [("console", "info", 1), ("json", "warning", 0)])
+def test_request_lines_respect_style_and_level(style: str, level: str, lines: int) -> None:
+    stream = configured(style, level)
+    logs.log_request(
+        method="GET", path="/x y", status=404, ms=1.0, client=None, request_id="abcdef12"
+    )
+    assert len(stream.getvalue().splitlines()) == lines
+    assert not stream.getvalue().startswith("{")
