@@ -77,7 +77,7 @@ class Logins:
         self._refuse_crowd(address, now)
         if header is None:  # a client that waits to be asked
             raise PKIError(ErrorCode.UNAUTHORIZED, "a name and a password are needed")
-        name, password = _credentials(header)
+        name, password = credentials(header)
         known = await self._services.database.lookup(lambda reader: store.login(reader, name))
         expected = bytes(32) if known is None else known[1]
         if hmac.compare_digest(digest(password), expected) and known is not None:
@@ -124,7 +124,7 @@ class Logins:
         )
 
 
-def _credentials(header: str) -> tuple[str, str]:
+def credentials(header: str) -> tuple[str, str]:
     """RFC 7617 section 2: scheme in any case, base64 of `name:password`."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() == "basic" and len(header) <= _LONGEST_HEADER:

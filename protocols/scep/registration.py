@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -39,12 +38,15 @@ _LOOK = 0.1
 _REQUESTER = Requester("scep", "registration-authority")
 
 _SELECT = (
-    "SELECT r.key_id, c.der FROM scep_registrations r "
+    "SELECT r.key_id, c.der, c.issuer FROM scep_registrations r "
     "JOIN certificates c ON c.id = r.certificate "
     "WHERE r.issuer = ? AND r.not_after > ? AND c.status = 'issued' AND c.revoked_at IS NULL "
 )
 _ALL = _SELECT + "ORDER BY r.not_after DESC, r.key_id"
-_BEST = _SELECT + "AND r.kind = ? ORDER BY r.not_after DESC, r.key_id LIMIT 1"
+_BEST = (
+    _SELECT + "AND r.kind = ? ORDER BY CASE WHEN c.issuer = ? THEN 0 ELSE 1 END, "
+    "r.not_after DESC, r.key_id LIMIT 1"
+)
 
 _log = structlog.get_logger("protocols.scep.registration")
 
@@ -114,7 +116,7 @@ class RegistrationAuthorities:
                     )
                 await asyncio.sleep(_LOOK)  # another process is making it
                 waited += _LOOK
-        return self._load(*found)
+        return self._load(found[0], found[1])
 
     async def usable(self, registration: Registration) -> list[RegistrationAuthority]:
         """Every one whose certificate is in force, the newest first: devices may still use it."""
@@ -122,7 +124,7 @@ class RegistrationAuthorities:
         rows = await self._services.database.lookup(
             lambda reader: reader.all(_ALL, (registration.issuer, now))
         )
-        return [self._load(*row) for row in rows]
+        return [self._load(row[0], bytes(row[1])) for row in rows]
 
     async def maintain(self) -> None:
         """Scheduled work: renew what is near its end, forget what is over."""
@@ -158,13 +160,15 @@ class RegistrationAuthorities:
 
     # Reading
 
-    def _best(self, reader: Reader, registration: Registration) -> tuple[str, bytes] | None:
+    def _best(self, reader: Reader, registration: Registration) -> tuple[str, bytes, str] | None:
+        """Key, certificate and issuer; one of the authority that issues now, if there is one."""
         now = epoch(self._services.clock.now())
-        row = reader.one(_BEST, (registration.issuer, now, registration.kind))
-        return None if row is None else (row[0], bytes(row[1]))
+        current = self._services.authorities.current(registration.issuer)
+        row = reader.one(_BEST, (registration.issuer, now, registration.kind, current))
+        return None if row is None else (row[0], bytes(row[1]), row[2])
 
     def _is_fresh(self, reader: Reader, registration: Registration) -> bool:
-        """Issued by the CA as it is now, and more than a third of the lifetime left."""
+        """Of the authority that issues now, and more than a third of the lifetime left."""
         row = self._best(reader, registration)
         if row is None:
             return False
@@ -174,7 +178,8 @@ class RegistrationAuthorities:
         # Near its own end a CA gives no more than what is left of it.
         renewable = end < ca.not_valid_after_utc
         near_end = self._services.clock.now() >= end - (end - start) / 3
-        return _is_issued_by(certificate, ca) and not (near_end and renewable)
+        current = self._services.authorities.current(registration.issuer)
+        return row[2] == current and not (near_end and renewable)
 
     def _load(self, key_id: str, der: bytes) -> RegistrationAuthority:
         known = self._open.get(key_id)
@@ -317,11 +322,3 @@ def _enter(registration: Registration, key_id: str, prepared: Prepared, tx: Tran
 def _csr(key: rsa.RSAPrivateKey) -> bytes:
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
