@@ -379,13 +379,22 @@ def test_pkilint(pki: StatusPKI, row: NewRow) -> None:
     for tree in map(pki.tree, KINDS):
         for certificate in (tree.leaves["good"].path, tree.issuing, tree.root):
             relying_party.lint("lint_pkix_cert", certificate)
+        for issuer, certificate in (
+            (tree.issuing, tree.leaves["good"].path), (tree.root, tree.issuing),
+        ):  # fmt: skip
+            relying_party.lint("lint_pkix_signer_signee_cert_chain", certificate, str(issuer))
         leaf_crl, ca_crl = _crls(pki, tree)
         relying_party.lint("lint_crl", leaf_crl, "-t", "CRL", "-p", "PKIX")
         relying_party.lint("lint_crl", ca_crl, "-t", "ARL", "-p", "PKIX")
         for what in ("good", "superseded"):
             answer = pki.folder / f"{tree.kind}-{what}.ocsp"
-            answer.write_bytes(_asked(pki, tree, what).public_bytes(Encoding.DER))
+            response = _asked(pki, tree, what)
+            answer.write_bytes(response.public_bytes(Encoding.DER))
             relying_party.lint("lint_ocsp_response", answer)
+            (signer,) = response.certificates
+            signer_path = answer.with_suffix(".signer.pem")
+            signer_path.write_bytes(signer.public_bytes(Encoding.PEM))
+            relying_party.lint("lint_pkix_cert", signer_path)
     seen.passed("obtain")
     seen.passed("revoke")
 
