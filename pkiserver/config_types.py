@@ -14,6 +14,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pkiserver.errors import PKIError
 from pkiserver.pkix import names
 
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
 _LONGEST = dt.timedelta(days=36_500)
 
