@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pkiserver.app import starlette_app
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.web.edge import Edge
-from protocols.scep.logins import MOST_FAILURES, WINDOW, Logins
+from protocols.scep.logins import MOST_FAILURES, WINDOW, Logins, credentials
 from protocols.scep.one_time import OneTimeChallenges
 from protocols.scep.password_pages import Counter, PasswordPages, Wish, parse_wish
 from tests.test_scep_challenges.world import World, request
@@ -238,3 +238,18 @@ async def test_logins_are_added_once_and_removed(caller: Caller) -> None:
     assert (await caller.client.get(PAGE, auth=("fleet", caller.password))).status_code == 401
     with pytest.raises(PKIError):
         await logins.remove("fleet", actor="cli:op")
+
+
+@settings(max_examples=100)
+@given(
+    st.text(st.characters(max_codepoint=255), max_size=60)
+    | st.binary(max_size=40).map(lambda data: "Basic " + base64.b64encode(data).decode())
+)
+def test_credentials_are_read_or_refused(header: str) -> None:
+    """RFC 7617."""
+    try:
+        name, _ = credentials(header)
+    except PKIError as error:
+        assert error.code is ErrorCode.UNAUTHORIZED
+    else:
+        assert ":" not in name
