@@ -14,11 +14,12 @@ from cryptography.x509.oid import AttributeOID, ObjectIdentifier
 
 from pkiserver.pkix import csr as csr_codec
 from protocols.scep.challenge_settings import IntuneSettings
-from protocols.scep.enrolment import Ask, Enrolments
+from protocols.scep.enrolment import Enrolments
 from protocols.scep.intune import IntuneValidator
 from protocols.scep.intune_client import IntuneClient
 from protocols.scep.intune_revocation import Revocations
 from protocols.scep.outgoing import Outgoing
+from protocols.scep.requests import Ask
 from protocols.scep.secret import Secret
 from protocols.scep.settings import SCEPSettings
 from protocols.scep.store import Key

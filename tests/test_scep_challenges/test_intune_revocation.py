@@ -82,30 +82,31 @@ async def test_a_download_without_an_answer(intune: IntuneSection, outcome: Outc
         await intune.revocations.poll()
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"serialNumber": "00"}, (False, 4004)),
-        ({"serialNumber": "AB" * 16}, (False, 4004)),
-        ({"serialNumber": "not hexadecimal"}, (False, 4002)),
-        ({"serialNumber": ""}, (False, 4002)),
-        ({"serialNumber": 7}, (False, 4002)),
-        ({"serialNumber": "A" * 100}, (False, 4002)),
-        ({"caConfiguration": "root"}, (False, 4004)),
-        ({"caConfiguration": "another CA"}, (False, 4004)),
-        ({"caConfiguration": None, "issuerName": "CN=Somebody"}, (False, 4004)),
-        ({"caConfiguration": None, "issuerName": None}, (False, 4004)),
-        ({"caConfiguration": None}, (True, 0)),
-        ({"issuerName": None}, (True, 0)),
-    ],
-)
-async def test_a_request_has_to_name_issuer_and_serial(
-    intune: IntuneSection, changes: dict[str, Any], expected: tuple[bool, int]
-) -> None:
-    intune.fake.revocations = [{**await enrolled(intune), **changes}]
+REQUESTS: list[tuple[dict[str, Any], tuple[bool, int]]] = [
+    ({"serialNumber": "00"}, (False, 4004)),
+    ({"serialNumber": "AB" * 16}, (False, 4004)),
+    ({"serialNumber": "not hexadecimal"}, (False, 4002)),
+    ({"serialNumber": ""}, (False, 4002)),
+    ({"serialNumber": 7}, (False, 4002)),
+    ({"serialNumber": "A" * 100}, (False, 4002)),
+    ({"caConfiguration": "root"}, (False, 4004)),
+    ({"caConfiguration": "another CA"}, (False, 4004)),
+    ({"caConfiguration": None, "issuerName": "CN=Somebody"}, (False, 4004)),
+    ({"caConfiguration": None, "issuerName": None}, (False, 4004)),
+    ({"caConfiguration": None}, (True, 0)),
+    ({"issuerName": None}, (True, 0)),
+]
+
+
+async def test_a_request_has_to_name_issuer_and_serial(intune: IntuneSection) -> None:
+    asked = [await enrolled(intune, f"T-{number}") for number in range(len(REQUESTS))]
+    intune.fake.revocations = [
+        {**mine, **changes} for mine, (changes, _) in zip(asked, REQUESTS, strict=True)
+    ]
     await intune.revocations.poll()
-    assert result(intune.fake) == expected
-    assert await intune.good_certificates() == (0 if expected[0] else 1)
+    results = [result(intune.fake, f"T-{number}") for number in range(len(REQUESTS))]
+    assert results == [expected for _, expected in REQUESTS]
+    assert await intune.good_certificates() == sum(not done for done, _ in results)
 
 
 async def test_the_serial_number_may_be_written_in_other_ways(intune: IntuneSection) -> None:

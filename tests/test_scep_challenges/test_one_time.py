@@ -131,13 +131,11 @@ async def test_a_revoked_challenge_is_refused_and_cannot_be_revoked_again(
     assert caught.value.code is ErrorCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("given_challenge", [None, "", "0" * 32, "x" * 5000, "\ud800", "ÄÖÜ"])
-async def test_what_is_not_ours_is_refused(
-    challenges: OneTimeChallenges, given_challenge: str | None
-) -> None:
+async def test_what_is_not_ours_is_refused(challenges: OneTimeChallenges) -> None:
     await challenges.create(actor="cli:op")
-    error = await refused(challenges, given_challenge)
-    assert error.rule in ("scep.challenge.unknown", "scep.challenge.missing")
+    for sent in (None, "", "0" * 32, "x" * 5000, "\ud800", "ÄÖÜ"):
+        error = await refused(challenges, sent)
+        assert error.rule in ("scep.challenge.unknown", "scep.challenge.missing")
 
 
 async def test_a_challenge_is_of_one_section(world: World, challenges: OneTimeChallenges) -> None:
@@ -157,12 +155,10 @@ async def test_every_name_has_to_be_of_the_bound_subject(challenges: OneTimeChal
     await refused(challenges, new.secret, common_name="device-2.example", names=both)
 
 
-@pytest.mark.parametrize("pattern", ["", "*", "***", " * ", "x" * 256])
-async def test_a_pattern_that_binds_to_nothing_is_refused(
-    challenges: OneTimeChallenges, pattern: str
-) -> None:
-    with pytest.raises(PKIError):
-        await challenges.create(actor="cli:op", subjects=[pattern])
+async def test_a_pattern_that_binds_to_nothing_is_refused(challenges: OneTimeChallenges) -> None:
+    for pattern in ("", "*", "***", " * ", "x" * 256):
+        with pytest.raises(PKIError):
+            await challenges.create(actor="cli:op", subjects=[pattern])
 
 
 async def test_an_unknown_profile_and_an_endless_challenge_are_refused(
