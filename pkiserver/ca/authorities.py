@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.ca import authority_store as store
@@ -14,6 +15,8 @@ from pkiserver.ca.authority_maker import about, key_kind
 from pkiserver.ca.authority_rollover import AuthorityRollover, Rotation
 from pkiserver.ca.authority_store import CA_PROFILE, NewAuthority, Path
 from pkiserver.ca.ca_certificate import Wish
+from pkiserver.ca.encoding import fields_of
+from pkiserver.ca.issuer import key_identifier
 from pkiserver.ca.model import Authority, Prepared, Requester
 from pkiserver.ca.subtrees import subject_name
 from pkiserver.clock import epoch
@@ -72,7 +75,7 @@ class Authorities(AuthorityRollover):
         """The answer to `request`: certificates in any order, with the whole chain up to its root.
         `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
         authority = self.get(name)
-        path = await self._checked(certificates, self.key(name))
+        path = await self._checked(name, certificates, self.key(name).public_key())
 
         def work(tx: Transaction) -> None:
             if store.read_csr(tx, name) is None:
@@ -82,13 +85,47 @@ class Authorities(AuthorityRollover):
         await self._change(None, work)
         return self.get(name)
 
+    async def renewal_request(self, name: str) -> bytes:
+        """A PEM request for another certificate for the authority's present name and key. Nothing
+        changes. Raises `PKIError` UNAVAILABLE without the key."""
+        key = self.key(name)
+        builder = ca_certificate.request_builder(self.certificate(name).subject, key.public_key())
+        csr = await asyncio.to_thread(builder.sign, key, algorithms.signature_hash_for(key))
+        return encode_pem("CERTIFICATE REQUEST", csr.public_bytes(Encoding.DER))
+
+    async def renew(
+        self, name: str, certificates: Sequence[x509.Certificate], *, actor: str
+    ) -> Authority:
+        """Another certificate for the authority's name and key takes the place of the present one;
+        what it issued chains to the new one. Where that leads to another root, the present path
+        stays as an alternate chain. `PKIError`: REFUSED_BY_PROFILE says what is wrong with it,
+        CONFLICT if it was renewed meanwhile or is not active."""
+        async with self.recording_refusals(actor, "renew", name):
+            before = self.path(name)
+            path = await self._checked(name, certificates, before[0].public_key())
+            _check_renewal(before[0], path[0])
+            await self._change(None, lambda tx: self._renew(tx, name, before, path, actor))
+        return self.get(name)
+
+    def _renew(self, tx: Transaction, name: str, before: Path, path: Path, actor: str) -> None:
+        parent = self._issuer_of(path)
+        if parent is not None:
+            self.check_usable(tx, parent)
+        if not store.renew(tx, name, before[0], path, parent):
+            raise PKIError(ErrorCode.CONFLICT, f"authority {name} is not active or was renewed")
+        if before[-1] != path[-1]:
+            store.add_cross_chain(tx, name, before, epoch(self._clock.now()))
+        if parent is not None:
+            self._enter(tx, path[0], parent, name)
+        self._note(tx, actor, "renew", name, about(path[0]))
+
     async def import_(
         self, name: str, certificates: Sequence[x509.Certificate], key: PrivateKey, *, actor: str
     ) -> Authority:
         """An existing CA: its key, its certificate and the whole chain up to a root, which may be
         one of ours. `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
         self._require_free(name)
-        path = await self._checked(certificates, key)
+        path = await self._checked(name, certificates, key.public_key())
         new = await self._keep_key(name, key)
         row = NewAuthority(name, None, new.id, new.spki_sha256)
 
@@ -123,11 +160,14 @@ class Authorities(AuthorityRollover):
 
     # Parts
 
-    async def _checked(self, certificates: Sequence[x509.Certificate], key: PrivateKey) -> Path:
-        """The path of a key, found among the certificates given and ours, and in order."""
-        ours = [path[0] for path in self._tree.paths.values()]
+    async def _checked(
+        self, name: str, certificates: Sequence[x509.Certificate], key: CertificatePublicKeyTypes
+    ) -> Path:
+        """The path of a key, found among the certificates given and those of our other
+        authorities, and in order."""
+        ours = [path[0] for other, path in self._tree.paths.items() if other != name]
         candidates = list(dict.fromkeys([*certificates, *ours]))
-        path = await asyncio.to_thread(ca_path.order, candidates, key.public_key())
+        path = await asyncio.to_thread(ca_path.order, candidates, key)
         ca_path.check(path, self._clock.now())
         return path
 
@@ -174,6 +214,16 @@ class Authorities(AuthorityRollover):
         )
         ledger.reserve(tx, prepared, epoch(self._clock.now()))
         ledger.complete(tx, prepared.id, der)
+
+
+def _check_renewal(old: x509.Certificate, new: x509.Certificate) -> None:
+    """What was issued names its issuer by these octets (RFC 5280 sections 4.1.2.4, 4.2.1.1)."""
+    if fields_of(new).subject != fields_of(old).subject:
+        raise ca_certificate.refuse("the certificate is for another name than the authority's")
+    if key_identifier(new) != key_identifier(old):
+        raise ca_certificate.refuse("the certificate has another subject key identifier")
+    if new == old:
+        raise ca_certificate.refuse("this is the certificate the authority has")
 
 
 def _awaits_nothing(name: str) -> PKIError:

@@ -195,6 +195,30 @@ def activate(
     return changed == 1
 
 
+def renew(
+    tx: Transaction,
+    name: str,
+    before: x509.Certificate,
+    path: Sequence[x509.Certificate],
+    parent: str | None,
+) -> bool:
+    """Another certificate, and those above it unless our `parent` issued it; False if the present
+    one is not `before` any more."""
+    changed = tx.execute(
+        "UPDATE authorities SET certificate = ?, chain = ?, parent = ?, "
+        f"generation = {_NEXT_GENERATION} "
+        "WHERE name = ? AND certificate = ? AND status = 'active'",
+        (
+            path[0].public_bytes(Encoding.DER),
+            b"" if parent else join(path[1:]),
+            parent,
+            name,
+            before.public_bytes(Encoding.DER),
+        ),
+    )
+    return changed == 1
+
+
 def retire(tx: Transaction, name: str) -> bool:
     """Active to retired; so is one that awaits an answer which is not wanted any more."""
     changed = tx.execute(

@@ -133,19 +133,27 @@ def create(
 
 def csr(
     name: Name,
-    subject: Subject,
+    subject: Subject = "",
     key: Key = "p256",
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="For the name and key it has; answer to 'install --renew'"),
+    ] = False,
     out: Out = None,
     force: Force = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Make a key and a request for a CA outside. 'ca install' takes its answer."""
+    if bool(subject) == renew:
+        raise configuration_error("say either --subject or --renew")
     if out is not None:
         require_free(out, force=force)
-    wanted = subject_name(subject)
+    wanted = subject_name(subject) if subject else None
 
     async def work(runtime: Runtime) -> bytes:
         authorities = runtime.services.authorities
+        if wanted is None:
+            return await authorities.renewal_request(name)
         return await authorities.request(name, wanted, key, actor=str(operator()))
 
     _write_or_print(with_runtime(home, work), out)
@@ -160,15 +168,22 @@ def install(
         bool,
         typer.Option("--alternate", help="A cross certificate: one more chain for clients"),
     ] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Another certificate for the name and key it has")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JSONOption = False,
 ) -> None:
     """Take the outside CA's answer to 'ca csr'. PEM, DER or PKCS #7, in any order."""
+    if alternate and renew:
+        raise configuration_error("say either --alternate or --renew")
     certificates = _read_certificates(files)
 
     async def work(runtime: Runtime) -> dict[str, Any]:
         authorities = runtime.services.authorities
-        if alternate:
+        if renew:
+            await authorities.renew(name, certificates, actor=str(operator()))
+        elif alternate:
             await authorities.add_chain(name, certificates, actor=str(operator()))
         else:
             await authorities.install(name, certificates, actor=str(operator()))

@@ -71,9 +71,18 @@ def test_the_runbook_from_beginning_to_end(
     assert cli("audit", "verify").status == 0
 
 
-def test_the_csr_of_the_runbook(cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_requests_of_the_runbook(
+    cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (words,) = [words for words in commands() if "--csr" in words]
+    words, renewal, install = commands()[-3:]
+    assert cli(*renewal[1:]).status == 0
+    present = x509.load_pem_x509_certificates(cli("ca", "export", "issuing").out.encode())[0]
+    csr = x509.load_pem_x509_csr((tmp_path / "renewal.csr").read_bytes())
+    assert (csr.subject, csr.public_key()) == (present.subject, present.public_key())
+    (tmp_path / "renewed.pem").write_text(cli("ca", "export", "issuing", "--chain").out)
+    refused = cli(*install[1:])
+    assert refused.status == 2 and "the certificate the authority has" in refused.err
     shown = cli(*words[1:], "--json").json
     assert (shown["name"], shown["status"], shown["turn"]) == ("issuing-2", "pending", "next")
     assert "ca install issuing-2" in shown["next_step"]
