@@ -51,9 +51,8 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller asks of a challenge."""
+    """What a caller asks of a challenge: less than the section gives, never more."""
 
-    profile: str | None = None
     subjects: tuple[str, ...] = ()
     lifetime: dt.timedelta | None = None
 
@@ -133,10 +132,11 @@ class PasswordPages:
             raise as_problem(error) from error
 
     async def _make(self, counter: Counter, login: Login, wish: Wish) -> NewChallenge:
+        if wish.lifetime is not None and wish.lifetime > counter.lifetime:
+            raise _malformed("a challenge of this section does not last as long")
         try:
             return await counter.challenges.create(
                 actor=f"scep:{login.name}",
-                profile=wish.profile,
                 subjects=wish.subjects,
                 lifetime=wish.lifetime,
                 most_unused=counter.most_unused,
@@ -162,7 +162,7 @@ class PasswordPages:
 
 def parse_wish(body: bytes) -> Wish:
     """What a request's body asks for: nothing if it is empty or Jamf's event; else a JSON object
-    with any of `profile`, `subjects` and `lifetime` ("30m"). Raises `PKIError` MALFORMED."""
+    with any of `subjects` and `lifetime` ("30m"). Raises `PKIError` MALFORMED."""
     if not body.strip() or _JAMF_XML in body:
         return Wish()
     try:
@@ -188,12 +188,6 @@ def _jamf(webhook: object) -> Wish:
     return Wish()
 
 
-def _profile(wish: Wish, value: Any) -> Wish:
-    if not isinstance(value, str):
-        raise _malformed("profile is a text")
-    return replace(wish, profile=value)
-
-
 def _subjects(wish: Wish, value: Any) -> Wish:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise _malformed("subjects is a list of texts")
@@ -211,7 +205,6 @@ def _lifetime(wish: Wish, value: Any) -> Wish:
 
 
 _MEMBERS: Mapping[str, Callable[[Wish, Any], Wish]] = {
-    "profile": _profile,
     "subjects": _subjects,
     "lifetime": _lifetime,
 }

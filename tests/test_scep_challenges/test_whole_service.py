@@ -224,3 +224,28 @@ async def test_a_missing_secret_stops_the_start(open_whole: Opener) -> None:
     with pytest.raises(PKIError) as caught:
         await start()
     assert "NOT_SET is not set" in caught.value.detail
+
+
+async def test_no_challenge_is_used_twice_under_load(scep_template: Path, tmp_path: Path) -> None:
+    """Forty devices, two processes' worth of services, ten challenges: ten certificates."""
+    home = tmp_path / "home"
+    async with open_scep(scep_template, home) as one, open_scep(scep_template, home) as two:
+        challenges = [await one.challenge() for _ in range(10)]
+        device = await one.device(key=rsa_key())
+
+        async def enrol(number: int) -> str | None:
+            message = device.pkcs_req(
+                challenges[number % 10],
+                csr={"common_name": f"device-{number}"},
+                transaction_id=f"T-{number}",
+            )
+            return (await device_world(number).send(device, message)).status
+
+        def device_world(number: int) -> World:
+            return (one, two)[number // 10 % 2]
+
+        statuses = await asyncio.gather(*(enrol(number) for number in range(40)))
+        assert sorted(str(status) for status in statuses) == ["0"] * 10 + ["2"] * 30
+        assert await one.issued() == 10
+        used = await one.rows("SELECT certificate FROM scep_challenges WHERE used IS NOT NULL")
+        assert len({certificate for (certificate,) in used}) == 10
