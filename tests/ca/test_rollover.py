@@ -556,6 +556,38 @@ async def test_gnutls_verifies_chains_with_links(tmp_path: Path, same_name: bool
             assert done.returncode == 0, (issuer, anchor, done.stdout)
 
 
+@pytest.mark.skipif(not has("openssl") or not has("certtool"), reason="a tool is not here")
+@pytest.mark.parametrize("first", ["issuing", "issuing-2"])
+async def test_a_revoked_leaf_is_seen_whichever_generation_s_list_comes_first(
+    tmp_path: Path, first: str
+) -> None:
+    """GnuTLS takes the list of the other generation where both have one name: they do not."""
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    async with open_pki(tmp_path, now=now) as pki:
+        revoked = await pki.issue("revoked.example.com")
+        good = await pki.issue("good.example.com")
+        await rotate(pki, "issuing")
+        await pki.revoke(revoked)
+        lists = b""
+        for name in (first, *{"issuing", "issuing-2"} - {first}, "root"):
+            await pki.status.publish_crl(name)
+            found = x509.load_der_x509_crl((await pki.status.crl(name)).der)
+            lists += found.public_bytes(Encoding.PEM)
+        (tmp_path / "crls.pem").write_bytes(lists)
+        root = pem(tmp_path / "root.pem", [pki.certificate("root")])
+        for issued, sound in ((revoked, False), (good, True)):
+            chain = pem(tmp_path / "chain.pem", [issued.certificate, pki.certificate("issuing")])
+            for words in (
+                ("openssl", "verify", "-crl_check_all", "-CAfile", root, "-CRLfile",
+                 tmp_path / "crls.pem", "-untrusted", chain, chain),
+                ("certtool", "--verify", "--infile", chain, "--load-ca-certificate", root,
+                 "--load-crl", tmp_path / "crls.pem"),
+            ):  # fmt: skip
+                done = tool(*words)
+                assert (done.returncode == 0) == sound, (words[0], done.stdout)
+                assert sound or "revoked" in done.stdout
+
+
 # Names.
 
 
