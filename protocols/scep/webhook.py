@@ -70,13 +70,7 @@ class Webhook:
             "X-Smallstep-Webhook-ID": self._label,
             "X-Smallstep-Signature": hmac.new(key, body, "sha256").hexdigest(),
         }
-        answer = await self._outgoing.call("POST", self._url, headers=headers, content=body)
-        if answer.status != 200:
-            raise _unavailable("the enrolment cannot be decided now", f"HTTP {answer.status}")
-        try:
-            decision = parse(answer.body)
-        except MalformedMessage as error:
-            raise _unavailable("the enrolment cannot be decided now", error.detail) from error
+        decision = await self._ask(headers, body)
         if not decision.allow:
             why = f": {decision.reason}" if decision.reason else ""
             raise PKIError(
@@ -85,6 +79,16 @@ class Webhook:
                 rule="scep.challenge.webhook",
             )
         return Accepted(party=f"{self._label}/webhook", profile=decision.profile)
+
+    async def _ask(self, headers: Mapping[str, str], body: bytes) -> Decision:
+        """What went wrong is for the audit log: devices need not know who decides."""
+        try:
+            answer = await self._outgoing.call("POST", self._url, headers=headers, content=body)
+            if answer.status != 200:
+                raise MalformedMessage(f"HTTP {answer.status}")
+            return parse(answer.body)
+        except PKIError as error:
+            raise _unavailable("the enrolment cannot be decided now", error.detail) from error
 
     def _key(self) -> bytes:
         text = self._secret.read()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pkiserver.clock import FixedClock
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix.names import dns_name
-from protocols.scep.outgoing import Outgoing, Unreachable
+from protocols.scep.outgoing import Outgoing
 from protocols.scep.secret import Secret
 from protocols.scep.static_challenge import NoChallenge, StaticChallenge
 from protocols.scep.webhook import MOST_BYTES, Decision, Webhook, parse
@@ -190,8 +190,11 @@ async def test_a_service_that_is_away(tmp_path: Path) -> None:
     def handler(asked: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=asked)
 
-    with pytest.raises(Unreachable):
+    with pytest.raises(PKIError) as caught:
         await webhook(tmp_path, handler).validate(request("x"))
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    assert "decide.example" not in caught.value.detail, "devices need not know"
+    assert "decide.example" in str(caught.value.rule)
 
 
 async def test_a_service_that_never_answers(tmp_path: Path) -> None:
