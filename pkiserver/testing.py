@@ -37,8 +37,13 @@ tls_alpn01_port = {tls_alpn01_port}
 
 [acme.trusted]
 authorization = "trusted"
+
+[scep.default]
+challenge = "static"
+challenge_secret_file = "scep-challenge"
 """
 """What stands in pkiserver.toml besides [server] and [log]; the ports are put in."""
+SCEP_CHALLENGE = "a challenge for tests"
 _SERVER = """\
 [server]
 hostname = "localhost"
@@ -74,6 +79,9 @@ class PKI:
         """Validates challenges, on `http01_port` and `tls_alpn01_port` of loopback addresses."""
         self.trusted_directory_url = f"{self.https_base}/acme/trusted/directory"
         """Issues without challenges."""
+        self.scep_url = f"{self.http_base}/scep/default"
+        self.scep_challenge = SCEP_CHALLENGE
+        """The challenge password that `scep_url` takes, as often as it is sent."""
         self.http01_port = ports.http01
         self.tls_alpn01_port = ports.tls_alpn01
         self.root_pem = home / "root.pem"
@@ -220,7 +228,7 @@ class _Worker:
             self._ready.set()
 
     def _initialise(self) -> None:
-        from pkiserver.home import Home
+        from pkiserver.home import Home, write_private
         from pkiserver.initialise import NewHome, initialise
 
         ports = self._ports
@@ -234,6 +242,7 @@ class _Worker:
             http01_port=ports.http01, tls_alpn01_port=ports.tls_alpn01
         )
         Home(self._home).config.write_text(text, encoding="utf-8")
+        write_private(self._home / "scep-challenge", SCEP_CHALLENGE.encode())
 
     async def _serve(self) -> None:
         import asyncio

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import datetime as dt
+import functools
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -15,7 +16,10 @@ from pkiserver.cms import certs_only, oids, signed_data
 from pkiserver.serving.connection import Timeouts
 from pkiserver.serving.listeners import Listener, bind
 from pkiserver.serving.worker import Server
+from pkiserver.storage import Reader
 from protocols.scep.http import label_of
+from protocols.scep.plugin import remedy
+from protocols.scep.store import related
 from tests.test_scep.client import get_url, new_transaction
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World, application
@@ -267,3 +271,23 @@ async def test_purge(open_world: OpenWorld) -> None:
     world.clock.advance(dt.timedelta(days=31))
     await jobs["scep-clean"].run()
     assert await world.rows("SELECT count(*) FROM scep_transactions") == [(0,)]
+
+
+async def test_the_story_of_a_transaction(world: World) -> None:
+    """`pkiserver why`: from the transactionID to the certificate and back, with a remedy."""
+    device = await world.device()
+    certificate = (await world.enrol(device)).certificate
+    (row,) = await world.rows("SELECT transaction_id, certificate FROM scep_transactions")
+    database = world.runtime.services.database
+    for name in row:
+        assert set(row) == set(await database.read(functools.partial(_stories, name)))
+    assert certificate is not None
+    stranger = await world.device(number=1)
+    await world.send(stranger, stranger.message("19", b"x", recipient=stranger.certificate))
+    (refusal,) = await world.refusals()
+    assert "GetCACert" in (remedy("scep.refuse", refusal) or "")
+    assert remedy("certificate.refuse", refusal) is None
+
+
+def _stories(name: str, reader: Reader) -> list[str]:
+    return related(reader, name)
