@@ -92,10 +92,10 @@ class Label:
         asked = self._request(who, request)
         async with self._recorded(asked):
             old = _held_certificate(who)
-            csr.parse(request)
+            parsed = csr.parse(request)
             wishes = attributes.parse(request)
             self._check_link(wishes, credentials.peer)
-            reenrollment.check_same_names(request, old)
+            reenrollment.check_same_names(parsed, old)
             asked = self._renewal(asked, old, wishes.change_subject_name)
         return await self._enrollment.enroll(asked)
 
