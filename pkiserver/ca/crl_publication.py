@@ -16,7 +16,7 @@ import datetime as dt
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -124,6 +124,11 @@ class CRLPublication:
         self._loading = asyncio.Lock()
 
     # Looking
+
+    async def mark(self) -> Hashable:
+        """While it is the same, nothing was published or revoked in between; a minute at most, as
+        lists that nobody points to any more come to an end."""
+        return await self._database.change_mark(), epoch(self._clock.now()) // 60
 
     async def view(self, issuer: str, scope: Scope) -> View:
         """How things are with one scope."""

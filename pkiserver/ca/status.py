@@ -140,10 +140,6 @@ class StatusService:
             lists[0].newest, lists[0].due, tuple(lists), None if row is None else from_epoch(row[3])
         )
 
-    def problems(self) -> list[str]:
-        """What this process could not keep up, a line each; the last cause of each."""
-        return [f"{what} of {name}: {why}" for (what, name), why in sorted(self._troubles.items())]
-
     def schedule(self, issuer: str) -> None:
         """Publish lists soon, once for all that ask until then. Returns at once."""
         self._crls.schedule(issuer)
