@@ -1,10 +1,17 @@
 """What happens at once, in one process and in two on the same home."""
 
 import asyncio
+import datetime as dt
+import hashlib
 
 import pytest
 
-from pkiserver.ca.model import Requester
+from pkiserver.ca import ledger
+from pkiserver.ca.model import CertificateRequest, Requester
+from pkiserver.clock import epoch
+from pkiserver.storage import Transaction
+from protocols.est import store
+from protocols.est.store import EnrollmentKey
 from tests.test_est.conftest import CONFIGURATION, OpenWorld
 from tests.test_est.support import PASSWORD, World, issued, make_csr
 
@@ -63,6 +70,43 @@ async def test_an_approval_is_used_once(open_world: OpenWorld) -> None:
     assert {answer.status_code for answer in answers} <= {200, 202}
     assert len({issued(answer) for answer in answers if answer.status_code == 200}) == 1
     assert await first.certificates() == 1
+
+
+async def claimed(world: World, request: bytes) -> str:
+    """What a process leaves that died between its two transactions; the certificate's id."""
+    services = world.runtime.services
+    prepared = await services.issuance.prepare(
+        CertificateRequest("device", Requester("est", "user:alice"), request)
+    )
+    key = EnrollmentKey("default", "est:user:alice", hashlib.sha256(request).digest())
+    now = epoch(world.clock.now())
+
+    def reserve(tx: Transaction) -> None:
+        ledger.reserve(tx, prepared, now)
+        assert store.claim(tx, key, prepared.id, None, now)
+
+    await services.database.write(reserve)
+    return prepared.id
+
+
+async def test_what_a_crash_left_is_finished(world: World) -> None:
+    """The client is told to wait, and gets the certificate that the serial was reserved for."""
+    request = make_csr()
+    identifier = await claimed(world, request)
+    answer = await world.post("simpleenroll", request, auth=ALICE)
+    assert (answer.status_code, answer.headers["retry-after"]) == (202, "2")
+    await world.runtime.services.issuance.recover(dt.timedelta(0))
+    issued(await world.post("simpleenroll", request, auth=ALICE))
+    rows = await world.rows("SELECT id FROM certificates WHERE requester = 'est:user:alice'")
+    assert rows == [(identifier,)]
+
+
+async def test_what_was_given_up_is_made_anew(world: World) -> None:
+    request = make_csr()
+    identifier = await claimed(world, request)
+    await world.runtime.services.database.write(lambda tx: ledger.abandon(tx, identifier))
+    issued(await world.post("simpleenroll", request, auth=ALICE))
+    assert await world.certificates() == 2
 
 
 async def test_guesses_at_once_are_counted(open_world: OpenWorld) -> None:
