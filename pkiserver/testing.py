@@ -38,6 +38,8 @@ tls_alpn01_port = {tls_alpn01_port}
 [acme.trusted]
 authorization = "trusted"
 
+[est.default]
+
 [scep.default]
 challenge = "static"
 challenge_secret_file = "scep-challenge"
@@ -82,6 +84,8 @@ class PKI:
         self.scep_url = f"{self.http_base}/scep/default"
         self.scep_challenge = SCEP_CHALLENGE
         """The challenge password that `scep_url` takes, as often as it is sent."""
+        self.est_url = f"{self.https_base}/.well-known/est"
+        """EST of the profile `device`; takes client certificates of this PKI, for their names."""
         self.http01_port = ports.http01
         self.tls_alpn01_port = ports.tls_alpn01
         self.root_pem = home / "root.pem"

@@ -112,3 +112,10 @@ def test_a_configuration_that_is_wrong_is_said(pki_factory: Callable[..., PKI]) 
     with pytest.raises(RuntimeError) as caught:
         pki_factory("[nonsense]\n")
     assert "nonsense" in str(caught.value.__cause__)
+
+
+def test_est_takes_client_certificates(pki: PKI) -> None:
+    issued = pki.issue(common_name="dev1", profile="device")
+    context = pki.ssl_context_client(issued)
+    with urllib.request.urlopen(f"{pki.est_url}/cacerts", context=context) as answer:
+        assert answer.headers["Content-Type"] == "application/pkcs7-mime"

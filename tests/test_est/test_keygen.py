@@ -2,13 +2,21 @@
 
 import base64
 import email
+import shutil
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 
 from pkiserver.cms import certs_only, content_info, enveloped_data, oids, signed_data
 from pkiserver.pkix import cert, der
@@ -145,6 +153,26 @@ async def test_encrypted_for_the_clients_certificate(world: World) -> None:
     _, content, certificate = parts(await world.post("serverkeygen", request, peer=peer))
     enveloped = enveloped_data.parse(content)
     inner = enveloped_data.decrypt_key_transport(enveloped, own, own_key)
+    key = load_der_private_key(opened_package(world, inner), None)
+    assert key.public_key() == certificate.public_key()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is needed")
+async def test_encrypted_for_a_certificate_with_an_ec_key(world: World, tmp_path: Path) -> None:
+    """Section 4.4.1.2 with key agreement; OpenSSL is the client."""
+    held = await world.enroll("dev1")
+    identifier = cert.subject_key_identifier(held.certificate)
+    assert identifier is not None
+    attributes = {ASYMMETRIC_DECRYPT_KEY_ID: octets(identifier)}
+    request = make_csr("dev1", key=new_key(), attributes=attributes)
+    _, content, certificate = parts(await world.post("serverkeygen", request, peer=peer_with(held)))
+    pem = held.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "client.pem").write_bytes(pem + held.certificate.public_bytes(Encoding.PEM))
+    inner = subprocess.run(
+        ["openssl", "cms", "-decrypt", "-inform", "DER", "-inkey", "client.pem",
+         "-recip", "client.pem"],
+        input=content, capture_output=True, check=True, cwd=tmp_path,
+    ).stdout  # fmt: skip
     key = load_der_private_key(opened_package(world, inner), None)
     assert key.public_key() == certificate.public_key()
 
