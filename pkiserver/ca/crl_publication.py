@@ -15,54 +15,31 @@ import asyncio
 import datetime as dt
 import hashlib
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from pkiserver.ca import crl, crl_check, crl_points
+from pkiserver.ca import crl, crl_check
 from pkiserver.ca import crl_store as store
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.crl import CRL, Form
-from pkiserver.ca.crl_scope import CAS, FULL, USERS, Distribution, Point, Scope
-from pkiserver.ca.crl_store import Published, State
+from pkiserver.ca.crl_scope import FULL, Scope
+from pkiserver.ca.crl_store import Published
+from pkiserver.ca.crl_view import BACKDATE, CRLViews, View
 from pkiserver.ca.encoding import signature_algorithm
 from pkiserver.ca.model import Authority
 from pkiserver.ca.responders import load_key
 from pkiserver.clock import Clock, epoch
-from pkiserver.config import CoreSettings
+from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import PrivateKey, sign
 from pkiserver.pkix import der
 from pkiserver.storage import Database, IntegrityError, Reader, Transaction
 
-__all__ = ["BACKDATE", "CRLPublication", "Published", "View"]
-
-BACKDATE = dt.timedelta(minutes=5)
-"""thisUpdate lies this far back, as certificates' notBefore does: verifiers allow a CRL no slow
-clock."""
-HELD_OCTETS = 128 << 20
-"""Lists are kept in memory as long as they are not larger than this together."""
 _FORGOTTEN = dt.timedelta(hours=1)
 _ATTEMPTS = 5
 _ACTOR = "status:crl"
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The lists of a scope, and how the next ones are to be: their form, and whether there is a
-    delta. `kept` is False for a scope no certificate points to."""
-
-    scope: Scope
-    kept: bool
-    has_delta: bool
-    form: Form
-    state: State
-
-    def newest(self, *, delta: bool) -> Published | None:
-        return self.state.delta if delta else self.state.complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,101 +87,17 @@ class CRLPublication:
         clock: Clock,
         authorities: Authorities,
         audit: Audit,
-        settings: CoreSettings,
+        settings: CRLSettings,
+        views: CRLViews,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._database = database
         self._clock = clock
         self._authorities = authorities
         self._audit = audit
-        self._settings = settings.crl
-        self._base = settings.server.http_base
+        self._settings = settings
+        self._views = views
         self._random = random_bytes
-        self._held: OrderedDict[tuple[str, str, bool], CRL] = OrderedDict()
-        self._loading = asyncio.Lock()
-
-    # Looking
-
-    async def mark(self) -> Hashable:
-        """While it is the same, nothing was published or revoked in between; a minute at most, as
-        lists that nobody points to any more come to an end."""
-        return await self._database.change_mark(), epoch(self._clock.now()) // 60
-
-    async def view(self, issuer: str, scope: Scope) -> View:
-        """How things are with one scope."""
-        return await self._database.lookup(lambda reader: self._view(reader, issuer, scope))
-
-    async def scopes(self, issuer: str) -> tuple[Scope, ...]:
-        """The lists to keep up, small ones first."""
-
-        def work(reader: Reader) -> tuple[Scope, ...]:
-            points, published = self._known(reader, issuer)
-            return self._distribution(issuer).scopes(points, published)
-
-        return await self._database.lookup(work)
-
-    def url(self, issuer: str, scope: Scope, *, delta: bool) -> str:
-        return self._distribution(issuer).url(scope, delta=delta)
-
-    def _distribution(self, issuer: str) -> Distribution:
-        return Distribution(issuer, self._base, self._settings)
-
-    def _known(self, reader: Reader, issuer: str) -> tuple[tuple[Point, ...], tuple[Scope, ...]]:
-        # Entries stay for a validity after expiry, and so do the lists.
-        points = crl_points.live(reader, issuer, self._clock.now() - self._settings.validity)
-        return points, tuple(s for s in (CAS, USERS) if store.has_lists(reader, issuer, s))
-
-    def _view(self, reader: Reader, issuer: str, scope: Scope) -> View:
-        distribution = self._distribution(issuer)
-        points, published = self._known(reader, issuer)
-        has_delta = distribution.has_delta(scope, points)
-        form = crl.form(
-            scope.covers,
-            distribution.urls(scope, points),
-            distribution.url(scope, delta=True) if has_delta else None,
-        )
-        kept = distribution.keeps(scope, points, published)
-        return View(scope, kept, has_delta, form, store.state(reader, issuer, scope))
-
-    # What is due
-
-    def due(self, authority: x509.Certificate, view: View) -> bool:
-        """Whether anything new is to be published in this scope."""
-        return self.complete_due(authority, view) or self._delta_due(authority, view)
-
-    def complete_due(self, authority: x509.Certificate, view: View) -> bool:
-        """None yet, a change, or the schedule."""
-        refresh = min(self._settings.refresh, self._settings.validity / 2)
-        return self._is_due(authority, view, view.state.complete, refresh, self._settings.validity)
-
-    def _delta_due(self, authority: x509.Certificate, view: View) -> bool:
-        lifetime = self._delta_lifetime
-        return view.has_delta and self._is_due(
-            authority, view, view.state.delta, lifetime / 2, lifetime
-        )
-
-    def _is_due(
-        self,
-        authority: x509.Certificate,
-        view: View,
-        last: Published | None,
-        refresh: dt.timedelta,
-        lifetime: dt.timedelta,
-    ) -> bool:
-        """A list that holds longer than a new one would (for a key that goes offline) is left
-        alone by the schedule."""
-        if last is None or last.generation < view.state.changed or last.form != view.form.octets:
-            return True
-        now = self._clock.now()
-        next_update = min(now + lifetime, authority.not_valid_after_utc)
-        return now - last.this_update >= BACKDATE + refresh and last.next_update < next_update
-
-    @property
-    def _delta_lifetime(self) -> dt.timedelta:
-        """Where deltas were given up, certificates that name one may still be around."""
-        return self._settings.delta or min(self._settings.refresh, self._settings.validity / 2)
-
-    # Publishing
 
     async def publish(
         self,
@@ -232,7 +125,7 @@ class CRLPublication:
             ]
             if await self._insert(new, content.view):
                 return new[0].published
-            newest = (await self.view(name, scope)).newest(delta=delta_only)
+            newest = (await self._views.view(name, scope)).newest(delta=delta_only)
             seen = content.view.state.generation
             if validity is None and newest and newest.generation >= seen:
                 return newest
@@ -257,12 +150,12 @@ class CRLPublication:
             now,
             this_update,
             min(now + (self._settings.validity if validity is None else validity), last),
-            min(now + (self._delta_lifetime if validity is None else validity), last),
+            min(now + (self._views.delta_lifetime if validity is None else validity), last),
         )
 
     def _read(self, reader: Reader, issuer: str, scope: Scope, *, delta_only: bool) -> _Content:
         now = self._clock.now()
-        view = self._view(reader, issuer, scope)
+        view = self._views.at(reader, issuer, scope)
         form = view.form.octets
         base = store.anchor(reader, issuer, scope, form, now) if view.has_delta else None
         lists: list[_Entries] = []
@@ -410,42 +303,8 @@ class CRLPublication:
 
         return await self._database.write(work)
 
-    async def read(self, published: Published) -> CRL | None:
-        """A list with its octets, as they were when they were checked; the newest ones asked for
-        stay in memory. None if it is gone."""
-        key = (published.issuer, published.scope, published.delta)
-        held = self._held.get(key)
-        if held is not None and held.number == published.number:
-            self._held.move_to_end(key)
-            return held
-        async with self._loading:
-            held = self._held.get(key)
-            if held is not None and held.number >= published.number:
-                return held
-            found = await self._database.read(lambda reader: _load(reader, published))
-            if found is not None:
-                self._hold(key, found)
-            return found
-
-    def _hold(self, key: tuple[str, str, bool], found: CRL) -> None:
-        self._held[key] = found
-        self._held.move_to_end(key)
-        size = sum(len(each.der) for each in self._held.values())
-        while size > HELD_OCTETS and len(self._held) > 1:
-            size -= len(self._held.popitem(last=False)[1].der)
-
 
 def _assemble(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
     """`cert.assemble`, without a second copy of what is large."""
     parts = (tbs, algorithm, der.encode_bit_string(signature))
     return b"".join((der.header(der.SEQUENCE, sum(map(len, parts))), *parts))
-
-
-def _load(reader: Reader, published: Published) -> CRL | None:
-    data = store.load(reader, published.body)
-    if not data:
-        return None
-    digest = hashlib.sha256(data).digest()
-    if published.sha256 not in (None, digest):
-        raise PKIError(ErrorCode.INTERNAL, "a stored CRL is not what was published")
-    return store.crl(published, digest, data)

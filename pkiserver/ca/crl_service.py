@@ -11,8 +11,11 @@ from cryptography import x509
 
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
-from pkiserver.ca.crl_publication import CRLPublication, Published, View
-from pkiserver.ca.crl_scope import FULL, Scope
+from pkiserver.ca.crl_publication import CRLPublication
+from pkiserver.ca.crl_scope import Scope
+from pkiserver.ca.crl_shelf import CRLShelf
+from pkiserver.ca.crl_store import Published
+from pkiserver.ca.crl_view import CRLViews, View
 from pkiserver.ca.model import Authority
 from pkiserver.clock import Clock, monotonic, rfc3339
 from pkiserver.errors import ErrorCode, PKIError
@@ -51,11 +54,15 @@ class CRLService:
     def __init__(
         self,
         publication: CRLPublication,
+        views: CRLViews,
+        shelf: CRLShelf,
         clock: Clock,
         authorities: Authorities,
         attempt: Attempt,
     ) -> None:
         self._publication = publication
+        self._views = views
+        self._shelf = shelf
         self._clock = clock
         self._authorities = authorities
         self._attempt = attempt
@@ -68,10 +75,10 @@ class CRLService:
         """The newest list. If there is none yet it is published now. One that does not show the
         latest change is given out only where a newer one cannot be made within `PATIENCE`. Raises
         `PKIError` NOT_FOUND or UNAVAILABLE."""
-        mark = await self._publication.mark()
+        mark = await self._views.mark()
         seen, known = self._known.get((authority.name, scope, delta), (None, None))
         if known is not None and seen == mark:
-            found = await self._publication.read(known)
+            found = await self._shelf.read(known)
             if found is not None:
                 return found
         return await self._find(authority, scope, delta=delta)
@@ -80,8 +87,8 @@ class CRLService:
         self._authorities.certificate(authority.name)
         name = authority.name
         for _ in range(3):
-            mark = await self._publication.mark()
-            view = await self._publication.view(name, scope)
+            mark = await self._views.mark()
+            view = await self._views.view(name, scope)
             if not view.kept or delta and not view.has_delta:
                 raise PKIError(ErrorCode.NOT_FOUND, f"authority {name} has no such list")
             published = view.newest(delta=delta)
@@ -89,9 +96,9 @@ class CRLService:
                 await self._publication.publish(authority, scope)
                 continue
             if published.generation < view.state.changed and await self._catch_up(name):
-                newer = (await self._publication.view(name, scope)).newest(delta=delta)
+                newer = (await self._views.view(name, scope)).newest(delta=delta)
                 published = newer or published
-            found = await self._publication.read(published)
+            found = await self._shelf.read(published)
             if found is not None and published.generation < view.state.changed:
                 return replace(found, behind=True)
             if found is not None:
@@ -101,7 +108,7 @@ class CRLService:
 
     async def publish(self, authority: Authority, validity: dt.timedelta | None) -> Published:
         """Every list of an authority, whether due or not; the one of everything."""
-        *others, everything = await self._publication.scopes(authority.name)
+        *others, everything = await self._views.scopes(authority.name)
         for scope in others:
             await self._publication.publish(authority, scope, validity)
         return await self._publication.publish(authority, everything, validity)
@@ -111,7 +118,7 @@ class CRLService:
         the first."""
         certificate = self._authorities.certificate(authority.name)
         troubles: list[PKIError] = []
-        for scope in await self._publication.scopes(authority.name):
+        for scope in await self._views.scopes(authority.name):
             try:
                 await self._publish_scope(authority, certificate, scope)
             except PKIError as error:
@@ -123,10 +130,10 @@ class CRLService:
     async def _publish_scope(
         self, authority: Authority, certificate: x509.Certificate, scope: Scope
     ) -> None:
-        view = await self._publication.view(authority.name, scope)
-        if not self._publication.due(certificate, view):
+        view = await self._views.view(authority.name, scope)
+        if not self._views.due(certificate, view):
             return
-        if not self._publication.complete_due(certificate, view):
+        if not self._views.complete_due(certificate, view):
             await self._publication.publish(authority, scope, delta_only=True)
             return
         complete = view.state.complete
@@ -195,8 +202,8 @@ class CRLService:
         for one without certificate."""
         certificate = self._authorities.certificate(authority.name)
         found: list[ListStanding] = []
-        for scope in reversed(await self._publication.scopes(authority.name)):
-            view = await self._publication.view(authority.name, scope)
+        for scope in reversed(await self._views.scopes(authority.name)):
+            view = await self._views.view(authority.name, scope)
             found += self._of_scope(authority.name, certificate, view)
             await asyncio.sleep(0)
         return found
@@ -204,12 +211,12 @@ class CRLService:
     def _of_scope(
         self, issuer: str, certificate: x509.Certificate, view: View
     ) -> list[ListStanding]:
-        due = self._publication.due(certificate, view)
+        due = self._views.due(certificate, view)
         return [
             ListStanding(
                 view.scope.name,
                 delta,
-                self._publication.url(issuer, view.scope, delta=delta),
+                self._views.url(issuer, view.scope, delta=delta),
                 newest := view.newest(delta=delta),
                 due,
                 self._problem(newest) or (self._keyless(issuer) if due else None),
@@ -243,6 +250,3 @@ class CRLService:
                 continue
             if await self._publication.alert(each.newest):
                 _log.error("a CRL lapses", url=each.url, problem=each.problem)
-
-
-__all__ = ["FULL", "CRLService", "ListStanding"]

@@ -20,9 +20,12 @@ import structlog
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
-from pkiserver.ca.crl_publication import CRLPublication, Published
+from pkiserver.ca.crl_publication import CRLPublication
 from pkiserver.ca.crl_scope import FULL, Scope
 from pkiserver.ca.crl_service import CRLService, ListStanding
+from pkiserver.ca.crl_shelf import CRLShelf
+from pkiserver.ca.crl_store import Published
+from pkiserver.ca.crl_view import CRLViews
 from pkiserver.ca.model import Authority, AuthorityStatus
 from pkiserver.ca.ocsp import OCSP, OCSPAnswer, Stamp
 from pkiserver.ca.responders import Responders
@@ -66,10 +69,13 @@ class StatusService:
             database, clock, authorities, keys, audit, settings, random_bytes
         )
         self._ocsp = OCSP(database, clock, authorities, self._responders, settings.ocsp)
+        views = CRLViews(database, clock, settings)
         self._publication = CRLPublication(
-            database, clock, authorities, audit, settings, random_bytes
+            database, clock, authorities, audit, settings.crl, views, random_bytes
         )
-        self._crls = CRLService(self._publication, clock, authorities, self._attempt)
+        self._crls = CRLService(
+            self._publication, views, CRLShelf(database), clock, authorities, self._attempt
+        )
         self._troubles: dict[tuple[str, str], str] = {}
 
     async def start(self) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from pkiserver.app import Runtime
-from pkiserver.ca.crl_publication import Published
 from pkiserver.ca.crl_service import ListStanding
+from pkiserver.ca.crl_store import Published
 from pkiserver.ca.model import Authority
 from pkiserver.cli.context import (
     DEFAULT_HOME,

@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
-from pkiserver.ca.crl_publication import BACKDATE
 from pkiserver.ca.crl_scope import parse_file
+from pkiserver.ca.crl_view import BACKDATE
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock, from_epoch
 from pkiserver.errors import ErrorCode, PKIError

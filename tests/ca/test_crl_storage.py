@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkiserver.ca import crl, crl_check, crl_publication, crl_service, encoding
+from pkiserver.ca import crl, crl_check, crl_publication, crl_service, crl_shelf, encoding
 from pkiserver.ca import crl_store as store
 from pkiserver.ca.crl_scope import CAS, FULL, USERS, Scope
 from pkiserver.ca.model import Reason
@@ -122,7 +122,7 @@ async def test_a_stored_list_that_changed_is_not_given_out(pki: PKI) -> None:
 
 
 async def test_memory_for_lists_is_bounded(pki: PKI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crl_publication, "HELD_OCTETS", 1)
+    monkeypatch.setattr(crl_shelf, "HELD_OCTETS", 1)
     for _ in range(2):
         for issuer in ("root", "issuing"):
             assert (await pki.status.crl(issuer)).issuer == issuer

@@ -12,8 +12,8 @@ from cryptography import x509
 from pkiserver.ca import crl
 from pkiserver.ca.audit import verify
 from pkiserver.ca.crl import CRL
-from pkiserver.ca.crl_publication import BACKDATE
 from pkiserver.ca.crl_store import HISTORY
+from pkiserver.ca.crl_view import BACKDATE
 from pkiserver.ca.model import Reason
 from pkiserver.clock import SystemClock
 from pkiserver.config import CRLSettings
