@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.errors import configuration_error
+
 _SIGN_AND_ENCIPHER = 5
 """Key usage as a bit mask: 1 signing, 4 encryption."""
 
@@ -34,7 +36,8 @@ class Enrolment:
 
 def build(enrolment: Enrolment, identifier: str) -> bytes:
     """The property list. `identifier` is in reverse DNS form; a profile with the same one replaces
-    the former, so the same identifiers are made of it every time."""
+    the former, so the same identifiers are made of it every time. Raises `PKIError` CONFIGURATION
+    for control characters, which XML has not."""
     anchors = [
         _payload(
             "com.apple.security.root",
@@ -57,7 +60,10 @@ def build(enrolment: Enrolment, identifier: str) -> bytes:
         PayloadOrganization=enrolment.organization,
         PayloadContent=[*anchors, scep],
     )
-    return plistlib.dumps(profile, sort_keys=True)
+    try:
+        return plistlib.dumps(profile, sort_keys=True)
+    except ValueError as error:
+        raise configuration_error(f"XML cannot carry one of the names: {error}") from error
 
 
 def _scep(enrolment: Enrolment) -> dict[str, object]:

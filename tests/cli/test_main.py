@@ -42,7 +42,7 @@ def words_for(path: tuple[str, ...], text: str) -> list[str]:
 SOUND = {
     "which": "1f", "name": "issuing", "subject": "CN=X", "out": "file2", "reason": "superseded",
     "role": "admin", "token_id": "x", "key_id": "x", "account": "x", "files": "file", "key": "file",
-    "certificates": "file", "parent": "root",
+    "certificates": "file", "parent": "root", "why": "no",
 }  # fmt: skip
 
 
@@ -65,7 +65,8 @@ def assert_one_line_each(status: int, err: str) -> None:
 
 def test_every_command_of_the_contract_is_there() -> None:
     expected = """up init serve check ca:list,show,create,csr,install,import,export
-    cert:list,show,issue,renew,revoke,export,expiring crl:show,refresh ocsp:show
+    cert:list,show,issue,renew,revoke,export,expiring approvals:list,show,approve,reject
+    crl:show,refresh ocsp:show
     acme:accounts,orders audit:list,verify,export token:create,list,revoke why"""
     for words in expected.split():
         group, _, names = words.partition(":")
