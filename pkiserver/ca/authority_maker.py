@@ -285,7 +285,7 @@ class AuthorityMaker(AuthorityTree):
         """The name and, if any, the place in the line."""
         now = epoch(self._clock.now())
         if not store.add_pending(tx, row, now):
-            raise _taken(row.name)
+            raise _taken(row.name, pending=store.is_pending(tx, row.name))
         if place is not None and not store.succeed(
             tx, place.predecessor, row.name, place.activates, now
         ):
@@ -323,7 +323,7 @@ class AuthorityMaker(AuthorityTree):
             )
         known = self._tree.by_name.get(name)
         if known is not None and known.status is not AuthorityStatus.PENDING:
-            raise _taken(name)
+            raise _taken(name, pending=False)
 
     def _serial(self) -> int:
         """20 octets, positive, 158 random bits (RFC 5280 section 4.1.2.2)."""
@@ -368,8 +368,9 @@ def _shown(place: Place | None) -> dict[str, JSON]:
     return {"predecessor": place.predecessor, "activates": place.activates}
 
 
-def _taken(name: str) -> PKIError:
-    return PKIError(ErrorCode.CONFLICT, f"there is an authority {name} already")
+def _taken(name: str, *, pending: bool) -> PKIError:
+    why = "; if making it was interrupted, try again in a minute" if pending else ""
+    return PKIError(ErrorCode.CONFLICT, f"there is an authority {name} already{why}")
 
 
 def _given_up(name: str) -> PKIError:

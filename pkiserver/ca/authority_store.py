@@ -337,6 +337,12 @@ def is_active(reader: Reader, name: str) -> bool:
     return row is not None
 
 
+def is_pending(reader: Reader, name: str) -> bool:
+    """Without a certificate, as the database has it now."""
+    row = reader.one("SELECT 1 FROM authorities WHERE name = ? AND status = 'pending'", (name,))
+    return row is not None
+
+
 def is_revoked(reader: Reader, issuer: str, serial: bytes) -> bool:
     """Revoked, or on hold."""
     row = reader.one("SELECT 1 FROM revocations WHERE issuer = ? AND serial = ?", (issuer, serial))

@@ -29,6 +29,7 @@ from pkiserver.cli.context import (
     read_password,
     require_free,
     say,
+    settle_interrupted,
     with_runtime,
 )
 from pkiserver.config_types import KeyKind
@@ -121,6 +122,7 @@ def create(
 
     async def work(runtime: Runtime) -> dict[str, Any]:
         authorities = runtime.services.authorities
+        await settle_interrupted(runtime)
         if root:
             made = await authorities.create_root(name, wish, key, actor=actor)
         else:

@@ -77,6 +77,11 @@ def _login_uid(path: Path) -> int:
     return os.geteuid() if uid == NOBODY_LOGGED_IN else uid
 
 
+async def settle_interrupted(runtime: Runtime) -> None:
+    """What a command that died left, where no server runs that would settle it."""
+    await runtime.services.issuance.recover(dt.timedelta(minutes=1))
+
+
 def duration(text: str) -> dt.timedelta:
     """An option's `90d`, `12h` and the like."""
     try:

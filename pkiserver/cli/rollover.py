@@ -20,6 +20,7 @@ from pkiserver.cli.context import (
     operator,
     require_free,
     say,
+    settle_interrupted,
     with_runtime,
 )
 from pkiserver.config_types import KeyKind
@@ -73,6 +74,7 @@ def rotate(
         after = activate_after or (
             None if prepare or _is_root(authorities, name) else dt.timedelta(0)
         )
+        await settle_interrupted(runtime)
         wanted = Rotation(key, validity, wanted_subject, after)
         if csr is None:
             made = (await authorities.rotate(name, wanted, actor=str(operator()))).name
