@@ -305,6 +305,8 @@ class Enrolments:
             if known.standing is Standing.ISSUED:
                 return known.der
             if loop.time() >= deadline:
+                if not known.enrolment.delivered:  # who decides does not know of PENDING
+                    raise PKIError(ErrorCode.UNAVAILABLE, "the decision takes long; try again")
                 return None
             await asyncio.sleep(_LOOK)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from pkiserver.ca import encoding, inventory
 from pkiserver.ca.audit import JSON
@@ -49,7 +49,16 @@ _UNREADABLE = "the message cannot be decrypted, or is not what its type says"
 _ANSWERED_WITH = {"des-cbc": "des-ede3-cbc"}
 """Single DES is read where it has to be, never written: who can read it can read triple DES."""
 _DIGESTS = frozenset({"sha224", "sha256", "sha384", "sha512"})
-_COUNTED = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.BAD_SIGNATURE, ErrorCode.MALFORMED})
+_COUNTED = frozenset(
+    {
+        ErrorCode.UNAUTHORIZED,
+        ErrorCode.BAD_SIGNATURE,
+        ErrorCode.BAD_ALGORITHM,
+        ErrorCode.MALFORMED,
+        ErrorCode.NOT_FOUND,
+    }
+)
+"""What takes neither a challenge nor a certificate of ours to cause."""
 
 _log = structlog.get_logger("protocols.scep.service")
 
@@ -181,6 +190,7 @@ class SCEPService:
         except MalformedMessage as error:
             raise _unreadable() from error
         password = ask.csr.challenge_password
+        _check_answerable(message.certificate, password)
         if message.message_type == MessageType.PKCS_REQ:
             return _result(await self.enrolments.enrol(ask), password)
         return _result(await self.enrolments.renew(ask, message.certificate), password)
@@ -336,6 +346,17 @@ def _recipient(
         code=ErrorCode.BAD_SIGNATURE,
         rule="scep.recipient",
     )
+
+
+def _check_answerable(certificate: x509.Certificate, password: str | None) -> None:
+    """Before anything is issued that could not be sent."""
+    key = certificate.public_key()
+    if password is None and not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise Refusal(
+            FailInfo.BAD_ALG,
+            "nothing can be encrypted for the key that signed the message",
+            code=ErrorCode.BAD_ALGORITHM,
+        )
 
 
 def _issuer_and_serial(data: bytes) -> IssuerAndSerialNumber:

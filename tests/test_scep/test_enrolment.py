@@ -3,21 +3,34 @@
 import asyncio
 import datetime as dt
 import ipaddress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from pkiserver.ca.model import CertificateRequest, Reason, Requester
-from pkiserver.cms import signed_data
-from pkiserver.pkix import der
+from pkiserver.cms import oids, signed_data
+from pkiserver.pkix import cert, der
+from protocols.scep import messages
 from protocols.scep.messages import MessageType
-from tests.test_scep.client import Device, make_csr, new_transaction, rsa_key
+from tests.test_scep.client import (
+    START,
+    Device,
+    encrypt,
+    make_csr,
+    new_transaction,
+    rsa_key,
+    self_signed,
+)
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World
 
+VECTORS = Path(__file__).parent.parent / "cms" / "vectors" / "smallstep-scep"
 SID = "tag:microsoft.com,2022-09-14:sid:S-1-5-21-1004336348-1177238915-682003330-512"
 UPN = x509.OtherName(
     x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"),
@@ -471,3 +484,82 @@ async def test_registration_authority(world: World) -> None:
     issuing.verify_directly_issued_by(root)
     organization = ra.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     assert [attribute.value for attribute in organization] == ["Acme, Inc."]
+
+
+# Devices' certificates and names
+
+
+async def test_a_signer_with_a_strange_certificate(world: World) -> None:
+    """S35: version 1, expired, any serial number, another subject: only its key counts."""
+    device = await world.device()
+    v1 = version_1(device.certificate, device.key)
+    assert v1.version is x509.Version.v1
+    device = device.with_certificate(v1)
+    assert (await world.enrol(device)).certificate.public_key() == device.key.public_key()
+    long_serial = self_signed(device.key, "x", serial=2**150 + 1)
+    device = device.with_certificate(long_serial)
+    assert await world.enrol(device, transaction_id=new_transaction(), csr={"common_name": "y"})
+
+
+def version_1(certificate: x509.Certificate, key: Any) -> x509.Certificate:
+    """The same without version and extensions, as old routers sign themselves."""
+    tbs, algorithm, _ = cert.split(certificate.public_bytes(Encoding.DER))
+    fields = [field.encoded for field in der.sequence_of(tbs) if field.tag not in (0xA0, 0xA3)]
+    body = der.encode(der.SEQUENCE, *fields)
+    signature = key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+    return x509.load_der_x509_certificate(cert.assemble(body, algorithm, signature))
+
+
+async def test_ciscos_subject(world: World) -> None:
+    """S29: unstructuredName beside the common name is read and left out."""
+    key = rsa_key()
+    subject = x509.Name(
+        [
+            x509.NameAttribute(x509.ObjectIdentifier("1.2.840.113549.1.9.2"), "router-1"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "router-1"),
+        ]
+    )
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    builder = builder.add_attribute(
+        x509.oid.AttributeOID.CHALLENGE_PASSWORD, (await world.challenge()).encode()
+    )
+    request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    device = await world.device()
+    rep = await world.send(device, device.message(MessageType.PKCS_REQ, request))
+    assert rep.status == "0", rep.text
+    assert rep.certificate.subject.rfc4514_string() == "CN=router-1"
+
+
+async def test_a_key_nothing_can_be_encrypted_for(world: World) -> None:
+    """badAlg before anything is issued; with a challenge there is a way (S32)."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ed")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7, START, START)
+    device = await world.device()
+    request = device.csr(await world.challenge())
+    envelope = encrypt(device.csr(None), device.ra)
+    for content, expected in ((envelope, "0"), (encrypt(request, device.ra), None)):
+        tbs = signed_data.to_be_signed(
+            content, oids.DATA, "sha512",
+            [
+                (messages.MESSAGE_TYPE, der.encode(der.PRINTABLE_STRING, b"19")),
+                (messages.TRANSACTION_ID, der.encode(der.PRINTABLE_STRING, b"ed")),
+            ],
+        )  # fmt: skip
+        message = signed_data.encode(tbs, key.sign(tbs.data), builder.sign(key, None))
+        answer = await world.post(message)
+        if expected is not None:
+            rep = device.read(answer.content)
+            assert (rep.status, rep.fail_info) == ("2", expected)
+        else:
+            assert signed_data.parse(answer.content).content is not None
+    assert await world.issued() == 1
+
+
+async def test_a_message_of_another_implementation() -> None:
+    """A PKCSReq that smallstep/scep keeps for its tests."""
+    data = (VECTORS / "PKCSReq.der").read_bytes()
+    message = messages.parse(data)
+    assert message.message_type == MessageType.PKCS_REQ
+    assert message.envelope is not None and message.sender_nonce is not None
+    messages.verify(message, allow_legacy=True)
