@@ -88,11 +88,7 @@ class AuthorityTree:
         found = [self.chain(name)]
         current: str | None = name
         while current is not None:
-            found += [
-                below + cross[:-1]
-                for cross in self._tree.cross.get(current, ())
-                if all(self._holds(each) for each in cross)
-            ]
+            found += [below + cross[:-1] for cross in self._crosses(current)]
             below += (self.certificate(current),)
             current = self.get(current).parent
         return tuple(found)
@@ -167,9 +163,8 @@ class AuthorityTree:
     def links(self, name: str) -> Path:
         """The other certificates for its name and key, with those above them but for the root:
         cross certificates, and for a root its links to the roots before and after it."""
-        cross = self._tree.cross.get(name, ())
-        found = dict.fromkeys(certificate for chain in cross for certificate in chain[:-1])
-        return tuple(certificate for certificate in found if self._holds(certificate))
+        crosses = self._crosses(name)
+        return tuple(dict.fromkeys(each for chain in crosses for each in chain[:-1]))
 
     def linked_chain(self, name: str) -> Path:
         """`chain` and the links of its root, so that clients that trust only an older or a newer
@@ -181,6 +176,20 @@ class AuthorityTree:
         """What links our root above `name` with the roots before and after it."""
         top = [*self._upwards(name)][-1]
         return () if top.outside else self.links(top.name)
+
+    def _crosses(self, name: str) -> Iterator[Path]:
+        """The chains that start with another certificate for its name and key, are valid now, and
+        do not lead to a root of ours that is closed or was called off before its turn."""
+        ours = {each.certificate: each for each in self._tree.by_name.values()}
+        line = self.line(name)
+        for chain in self._tree.cross.get(name, ()):
+            root = ours.get(chain[-1])
+            ended = root is not None and (
+                root.status is AuthorityStatus.CLOSED
+                or (root.status is AuthorityStatus.RETIRED and root not in line)
+            )
+            if not ended and all(self._holds(each) for each in chain):
+                yield chain
 
     def _first(self, name: str) -> str:
         first = self.get(name).name

@@ -216,6 +216,7 @@ async def test_a_root_closes_after_its_children_and_leaves_the_bundle(pki: PKI) 
     await close(pki, "root")
     assert pki.authorities.roots() == (pki.certificate("root-2"),)
     assert old not in pki.authorities.rollover_certificates("issuing")
+    assert pki.authorities.linked_chain("issuing-2") == pki.authorities.chain("issuing-2")
     assert (await pki.issue()).record.issuer == "issuing-2"
 
 

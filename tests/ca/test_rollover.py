@@ -374,6 +374,32 @@ async def test_links_are_alternate_chains_and_go_with_the_server_s_certificate(p
     assert tree.linked_chain("issuing") == (issuing, link(pki, "root"))
 
 
+async def test_a_root_called_off_is_linked_with_nothing_any_more(pki: PKI) -> None:
+    await rotate(pki, "root", BY_HAND)
+    await pki.authorities.retire("root-2", actor=WHO)
+    assert pki.authorities.links("root") == ()
+    assert pki.authorities.rollover_certificates("issuing") == ()
+    assert len(pki.authorities.chains("issuing")) == 1
+    await rotate(pki, "root", BY_HAND)
+    assert {link(pki, "root"), link(pki, "root-3"), pki.certificate("root-3")} == set(
+        pki.authorities.rollover_certificates("issuing")
+    )
+
+
+async def test_links_and_their_chains_end_with_the_old_root(pki: PKI) -> None:
+    pki.clock.advance(100 * DAY)
+    await rotate(pki, "root")
+    await rotate(pki, "issuing")
+    assert len(pki.authorities.chains("issuing-2")) == 2
+    pki.clock.advance(7199 * DAY)
+    await rotate(pki, "root")
+    pki.clock.advance(2 * DAY)
+    assert pki.certificate("root") not in pki.authorities.rollover_certificates("root")
+    assert {each.subject for each in pki.authorities.links("root-2")} == {
+        pki.certificate("root-2").subject
+    }
+
+
 async def test_links_are_in_the_inventory_and_can_be_revoked(pki: PKI) -> None:
     await rotate(pki, "root", BY_HAND)
     await pki.status.maintain()
