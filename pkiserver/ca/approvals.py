@@ -66,18 +66,11 @@ class Approvals:
         Raises `PKIError` for what policy refuses, as `Issuance.prepare` does, and RATE_LIMITED
         where too many wait.
         """
-        found = await self._database.lookup(lambda reader: self._find(reader, request, reference))
-        if found is not None and on_filed is None:
-            return found
-        new = found or self._new(request, reference, await self._issuance.examine(request))
         try:
-            return await self._file(request, new, on_filed)
+            return await self._require(request, reference, on_filed)
         except IntegrityError:
             # Somebody else filed the same request at the same time.
-            return await self._file(request, new, on_filed)
-        except PKIError as error:
-            await self._issuance.record_refusal(request, error)
-            raise
+            return await self._require(request, reference, on_filed)
 
     async def get(self, approval_id: str) -> Approval:
         """Raises `PKIError` NOT_FOUND."""
@@ -127,6 +120,23 @@ class Approvals:
 
     # Filing
 
+    async def _require(
+        self, request: CertificateRequest, reference: str, on_filed: FiledHook | None
+    ) -> Approval:
+        found = await self._database.lookup(lambda reader: self._find(reader, request, reference))
+        if found is not None and on_filed is None:
+            return found
+        new = None
+        if found is None:
+            new = self._new(request, reference, await self._issuance.examine(request))
+        try:
+            return await self._database.write(
+                lambda tx: self._file(tx, request, reference, new, on_filed)
+            )
+        except PKIError as error:
+            await self._issuance.record_refusal(request, error)
+            raise
+
     def _find(self, reader: Reader, request: CertificateRequest, reference: str) -> Approval | None:
         """None also where what there is has expired."""
         found = store.of_request(
@@ -156,19 +166,22 @@ class Approvals:
             csr=request.csr,
         )
 
-    async def _file(
-        self, request: CertificateRequest, new: Approval, hook: FiledHook | None
+    def _file(
+        self,
+        tx: Transaction,
+        request: CertificateRequest,
+        reference: str,
+        new: Approval | None,
+        hook: FiledHook | None,
     ) -> Approval:
-        def work(tx: Transaction) -> Approval:
-            approval = self._find(tx, request, new.reference)
-            if approval is None:
-                approval = new
-                self._insert(tx, new)
-            if hook is not None:
-                hook(tx, approval)
-            return approval
-
-        return await self._database.write(work)
+        approval = self._find(tx, request, reference) or new
+        if approval is None:
+            raise PKIError(ErrorCode.CONFLICT, "the approval has just expired; try again")
+        if approval is new:
+            self._insert(tx, new)
+        if hook is not None:
+            hook(tx, approval)
+        return approval
 
     def _insert(self, tx: Transaction, new: Approval) -> None:
         now = epoch(new.created)

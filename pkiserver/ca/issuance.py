@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.ca import approval_store, blocklist, inventory, ledger, lint, template
+from pkiserver.ca import approval_store, blocklist, ledger, lint, renewal, template
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuer import Issuer
@@ -186,8 +185,16 @@ class Issuance:
             own_keys=self._signer.own_keys(),
             now=self._clock.now(),
         )
-        await self._database.lookup(lambda reader: _check_records(reader, request, decision))
+        await self._database.lookup(lambda reader: self._check_records(reader, request, decision))
         return profile, issuer, decision
+
+    def _check_records(
+        self, reader: Reader, request: CertificateRequest, decision: Decision
+    ) -> None:
+        """What only the database knows."""
+        blocklist.check(reader, decision.spki_sha256)
+        if request.renewal_of is not None:
+            renewal.check(reader, request.renewal_of)
 
     async def _check_approval(
         self, approval: str | None, request: CertificateRequest, decision: Decision
@@ -345,22 +352,6 @@ class Issuance:
             object=prepared.id,
             outcome="refused",
             detail=_refusal(error),
-        )
-
-
-def _check_records(reader: Reader, request: CertificateRequest, decision: Decision) -> None:
-    """What only the database knows: keys that are blocked, and the certificate that is renewed."""
-    blocklist.check(reader, decision.spki_sha256)
-    old = request.renewal_of
-    if old is None:
-        return
-    der = old.public_bytes(Encoding.DER)
-    records = [r for r in inventory.with_serial(reader, old.serial_number) if r.der == der]
-    if not records or records[0].revoked_at is not None:
-        raise PKIError(
-            ErrorCode.UNAUTHORIZED,
-            "the certificate to renew is revoked or not one of ours",
-            rule="renewal",
         )
 
 

@@ -16,6 +16,7 @@ from pkiserver.ca.approvals import Approval, Approvals, ApprovalStatus
 from pkiserver.ca.audit import verify
 from pkiserver.ca.issuance import Issued
 from pkiserver.ca.model import CertificateRequest, Requester
+from pkiserver.clock import FixedClock
 from pkiserver.config import ApprovalSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.names import dns_name
@@ -275,6 +276,26 @@ async def test_the_hook_of_filing_is_in_its_transaction(world: World, approvals:
             wanted, "order", on_filed=lambda tx, approval: seen.append(approval.id)
         )
     assert seen == [filed.id] * 2
+
+
+class Ending(FixedClock):
+    """An approval's time is over between two looks at it."""
+
+    def now(self) -> dt.datetime:
+        moment = super().now()
+        self.advance(dt.timedelta(seconds=1))
+        return moment
+
+
+async def test_it_expires_while_it_is_looked_at(world: World, approvals: Approvals) -> None:
+    wanted = request(NAME)
+    filed = await approvals.require(wanted, "order")
+    clock = Ending(filed.expires - dt.timedelta(seconds=1))
+    other = Approvals(world.database, clock, world.audit, world.issuance, ApprovalSettings())
+    await refused(
+        other.require(wanted, "order", on_filed=lambda tx, approval: None), ErrorCode.CONFLICT
+    )
+    assert (await approvals.newest())[0].id == filed.id, "nothing was filed"
 
 
 async def test_nobody_decides_in_time(world: World, approvals: Approvals) -> None:
