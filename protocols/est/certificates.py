@@ -7,7 +7,7 @@ each label checks for itself (RFC 5280 section 6.1).
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,13 @@ class ClientCertificates:
         clock: Clock,
         authorities: Authorities,
         anchors: Callable[[], Sequence[x509.Certificate]],
+        profiles: Collection[str],
     ) -> None:
         self._database = database
         self._clock = clock
         self._authorities = authorities
         self._anchors = anchors
+        self._profiles = frozenset(profiles)
 
     def listener_anchors(self) -> list[bytes]:
         """What the listener has to accept for this label: every CA of ours, whichever generation
@@ -152,6 +154,12 @@ class ClientCertificates:
             return None
         if record.revoked_at is not None:
             raise _refused("the client certificate is revoked")
+        # Else whoever has any certificate of ours could have one for this label's purposes.
+        if record.profile not in self._profiles:
+            raise _refused(
+                f"the client certificate is of the profile {record.profile}, which this label "
+                "does not take (client_profiles)"
+            )
         self._check_issuers(reader, record.issuer)
         return record
 

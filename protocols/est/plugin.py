@@ -65,7 +65,13 @@ def _certificates(name: str, settings: ESTSettings, services: Services) -> Clien
     home = services.settings.home
     files = AnchorFiles(f"est.{name}", [home / path for path in settings.client_ca])
     files.read()
-    return ClientCertificates(services.database, services.clock, services.authorities, files.read)
+    return ClientCertificates(
+        services.database,
+        services.clock,
+        services.authorities,
+        files.read,
+        {settings.profile, *settings.client_profiles},
+    )
 
 
 def _check(name: str, settings: ESTSettings, services: Services) -> None:
@@ -75,6 +81,9 @@ def _check(name: str, settings: ESTSettings, services: Services) -> None:
         raise configuration_error(f"{place}: a label is not called like an operation of EST")
     if profile is None:
         raise configuration_error(f"{place}: there is no profile {settings.profile!r}")
+    for other in settings.client_profiles:
+        if other not in services.issuance.profiles:
+            raise configuration_error(f"{place}.client_profiles: there is no profile {other!r}")
     if settings.client_ca and "mtls" not in settings.auth:
         raise configuration_error(f"{place}.client_ca: nobody looks at it without 'mtls' in auth")
     for key in ("server_keys", "key_kind"):

@@ -5,7 +5,7 @@ from typing import Any
 
 _BY_RULE: Mapping[str, str] = {
     "est.client-certificate": "let the client present a certificate that is valid, not revoked, "
-    "for clientAuth, and of one of our authorities or of the label's client_ca",
+    "for clientAuth, and of the label's profile, its client_profiles or its client_ca",
     "est.certificate_names": "ask for names that are in the client certificate, or set "
     'certificate_names = "any" for the label',
     "est.user-names": "ask for names the user may have, or add the user anew with others: "

@@ -26,6 +26,11 @@ class ESTSettings(Section):
         description="PEM files with outside CAs whose client certificates may enrol (factory "
         "certificates); every certificate in them is an anchor",
     )
+    client_profiles: tuple[str, ...] = Field(
+        (),
+        description="Profiles, besides the label's own, whose certificates are taken as client "
+        "certificates: those of registration authorities, or of a profile before this one",
+    )
     certificate_names: Literal["own", "any"] = Field(
         "own",
         description="Names a client certificate may enrol for: those that are in it, or any the "

@@ -178,7 +178,11 @@ require_name = false
 profile = "ra"
 [est.default]
 registration_authorities = true
+client_profiles = ["ra"]
 [est.closed]
+client_profiles = ["ra"]
+[est.strict]
+registration_authorities = true
 """
 
 
@@ -191,6 +195,18 @@ async def test_registration_authority(open_world: OpenWorld, operation: str) -> 
     request = make_csr("dev7", ["dev7.example.org"])
     assert (await world.post(operation, request, peer=ra)).status_code == 200
     assert (await world.post(f"closed/{operation}", request, peer=ra)).status_code == 403
+    assert (await world.post(f"strict/{operation}", request, peer=ra)).status_code == 401
+    assert any("client_profiles" in cause for cause in await world.refusals())
+
+
+async def test_a_certificate_of_another_profile(open_world: OpenWorld) -> None:
+    """A device's certificate is no way to one of a registration authority."""
+    world = await open_world(RA)
+    await world.add_user()
+    peer = peer_with(await world.enroll("dev1"))
+    for operation in ("simpleenroll", "simplereenroll"):
+        answer = await world.post(f"make/{operation}", make_csr("dev1"), peer=peer)
+        assert answer.status_code == 401
 
 
 def change_to(cn: str | None, *dns: str) -> dict[str, bytes]:
@@ -380,6 +396,7 @@ async def test_anchor_files_are_read_again(
         ('[est.default]\nauth = ["basic"]\nclient_ca = ["root.pem"]\n', "client_ca"),
         ('[est.default]\nprofile = "other"\n', "profile"),
         ("[est.cacerts]\n", "operation"),
+        ('[est.default]\nclient_profiles = ["other"]\n', "client_profiles"),
         ('[est.default]\nserver_keys = "ml-dsa-44"\n', "server_keys"),
     ],
 )
