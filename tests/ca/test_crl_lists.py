@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from pkiserver.ca import crl
+from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_scope import CAS, FULL, USERS, Scope, bucket_of
 from pkiserver.ca.issuance import Issuance, Issued
@@ -19,6 +20,7 @@ from pkiserver.clock import SystemClock
 from pkiserver.config import CoreSettings, CRLSettings, ServerSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.pem import encode_pem
+from pkiserver.storage import open_database
 from tests.ca.status_support import ACTOR, NOW, PKI, has, open_pki, pem, tool, wish
 
 HOUR = dt.timedelta(hours=1)
@@ -460,3 +462,35 @@ async def test_numbers_grow_in_every_scope_under_concurrency(tmp_path: Path) -> 
         assert delta.entries == 5, "the first one was on the base"
         for process in processes:
             await process.stop()
+
+
+async def test_two_processes_on_one_database(tmp_path: Path) -> None:
+    """One revokes and publishes, the other one fetches: what was revoked before a fetch is on the
+    list, and both publish."""
+    settings = CRLSettings(shards=2, delta=DAY)
+    async with open_pki(tmp_path, crl=settings) as pki:
+        issued = [await pki.issue(f"{n}.example.com") for n in range(12)]
+        await pki.status.maintain()
+        database = open_database(pki.settings.storage.url, pki.home)
+        authorities = Authorities(database, pki.clock, pki.keys, pki.audit, pki.settings)
+        await authorities.load()
+        other = StatusService(database, pki.clock, authorities, pki.keys, pki.audit, pki.settings)
+        pki.revocation.on_change(pki.status.schedule)
+
+        async def revoke_and_look(each: Issued) -> None:
+            await pki.revoke(each)
+            scope = scope_of(pki, each, 2)
+            for service in (other, pki.status):
+                for wanted, delta in ((scope, False), (scope, True), (FULL, False)):
+                    shown = await service.crl("issuing", wanted, delta=delta)
+                    assert each.record.serial in reasons(shown)
+
+        try:
+            for batch in (issued[:4], issued[4:8], issued[8:]):
+                await asyncio.gather(*(revoke_and_look(each) for each in batch))
+            await pki.status.settle()
+            await other.settle()
+            assert (await other.crl("issuing")).entries == 12
+        finally:
+            await other.stop()
+            await database.close()
