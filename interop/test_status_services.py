@@ -361,12 +361,15 @@ def test_nss_ocsp(pki: StatusPKI, databases: dict[str, NSS], row: NewRow) -> Non
 
 def test_nss_crl(pki: StatusPKI, databases: dict[str, NSS], row: NewRow) -> None:
     """Our lists have no extension NSS takes for a reason to refuse them."""
-    seen = row("NSS crlutil, certutil", debian_version("libnss3-tools"), f"CRL; {over(*IN_NSS)}")
+    seen = row(
+        "NSS crlutil, certutil, vfychain", debian_version("libnss3-tools"), f"CRL; {over(*IN_NSS)}"
+    )
     trees = [pki.tree(kind) for kind in IN_NSS]
     for tree in trees:
         for crl in _crls(pki, tree):
             databases[tree.kind].add_crl(crl.with_suffix(".der"))
     by_status(trees, lambda tree, leaf: databases[tree.kind].certutil(leaf.stem))
+    by_status(trees, lambda tree, leaf: databases[tree.kind].vfychain(leaf, tree.issuing, "crl"))
     seen.passed("obtain")
     seen.passed("revoke")
 
