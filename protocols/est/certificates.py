@@ -7,7 +7,7 @@ each label checks for itself (RFC 5280 section 6.1).
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,14 @@ class AnchorFiles:
             ) from error
         return self._anchors
 
+    def known(self) -> tuple[x509.Certificate, ...]:
+        """Those of the last time that all files could be read. The listener, which looks every few
+        seconds, logs that they cannot, and goes on with the same."""
+        try:
+            return self.read()
+        except PKIError:
+            return self._anchors
+
     def _certificates(self, path: Path) -> list[x509.Certificate]:
         try:
             return pem.parse_certificates(path.read_bytes())
@@ -113,7 +121,7 @@ class ClientCertificates:
         database: Database,
         clock: Clock,
         authorities: Authorities,
-        anchors: Callable[[], Sequence[x509.Certificate]],
+        anchors: AnchorFiles,
         profiles: Collection[str],
     ) -> None:
         self._database = database
@@ -128,7 +136,7 @@ class ClientCertificates:
         ours = [each.certificate for each in self._authorities.list()]
         return [
             certificate.public_bytes(Encoding.DER)
-            for certificate in (*ours, *self._anchors())
+            for certificate in (*ours, *self._anchors.read())
             if certificate is not None
         ]
 
@@ -174,7 +182,7 @@ class ClientCertificates:
             authority = self._authorities.get(authority.parent)
 
     def _check_outside(self, leaf: x509.Certificate, chain: Sequence[bytes]) -> None:
-        anchors = self._anchors()
+        anchors = self._anchors.known()
         path = _path(leaf, [_parsed(der) for der in chain], anchors)
         if path is None:
             raise _refused("no authority of this label issued the client certificate")

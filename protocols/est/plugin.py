@@ -69,7 +69,7 @@ def _certificates(name: str, settings: ESTSettings, services: Services) -> Clien
         services.database,
         services.clock,
         services.authorities,
-        files.read,
+        files,
         {settings.profile, *settings.client_profiles},
     )
 

@@ -375,6 +375,7 @@ async def test_factory_certificates_do_not_reenroll(factories: World, factory: F
 async def test_anchor_files_are_read_again(
     factories: World, other_factory: Factory, tmp_path: Path
 ) -> None:
+    """While a file is broken the anchors before it stay: no failure of ours for clients."""
     anchors = factories.runtime.protocols["est"].client_anchors
     assert anchors is not None
     before = set(anchors())
@@ -386,6 +387,10 @@ async def test_anchor_files_are_read_again(
     with pytest.raises(PKIError) as refused:
         anchors()
     assert refused.value.code is ErrorCode.CONFIGURATION
+    device = other_factory.device("SN-5")
+    peer = peer_with(device, other_factory.issuing, other_factory.root)
+    answer = await factories.post("line-b/simpleenroll", make_csr("SN-5"), peer=peer)
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
