@@ -23,12 +23,12 @@ from pathlib import Path
 
 from interop import openssl
 from interop.bench.acme import descendants
-from interop.fuzz import crl, ocsp
+from interop.fuzz import crl, ocsp, scep
 from interop.fuzz.cases import Case, Cases, Subject, Target
 from interop.fuzz.client import Client
 from interop.processes import Service, free_ports, listening, run, service
 
-TARGETS: dict[str, Target] = {"ocsp": ocsp.cases, "crl": crl.cases}
+TARGETS: dict[str, Target] = {"ocsp": ocsp.cases, "crl": crl.cases, "scep": scep.cases}
 CLIENTS = 8
 WORKERS = 2
 GROWTH = 16 << 20
@@ -59,7 +59,11 @@ def served(home: Path) -> Iterator[tuple[Subject, Service]]:
     words = [command, "up", "--home", home / "pki", "--hostname", "localhost"]
     words += ["--https", f"127.0.0.1:{https}", "--http", f"127.0.0.1:{http}"]
     # A line per request would be gigabytes, in which an error is hard to see.
-    quiet = {"PKISERVER_LOG__REQUESTS": "false"}
+    quiet = {
+        "PKISERVER_LOG__REQUESTS": "false",
+        # Nearly everything is a failure here, and what comes after the limit would not be seen.
+        "PKISERVER_SCEP__DEFAULT__FAILURES_PER_ADDRESS": "1000000/1s",
+    }
     with service([*words, "--workers", WORKERS], cwd=home, env=quiet) as running:
         running.wait_until(lambda: listening(http), 60, "listener")
         chains = []
