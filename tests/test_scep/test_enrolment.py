@@ -360,7 +360,7 @@ async def test_a_pkcs_req_signed_by_an_old_certificate_is_an_ordinary_one(world:
 
 async def decide(world: World, *, approve: bool) -> None:
     approvals = world.runtime.services.approvals
-    (approval,) = await approvals.newest()
+    approval = (await approvals.newest())[0]
     operator = Requester("cli", "operator")
     if approve:
         await approvals.approve(approval.id, operator)
@@ -409,6 +409,44 @@ async def test_concurrent_polls_issue_once(approving: World) -> None:
     assert {rep.status for rep in reps} == {"0"}, [rep.text for rep in reps]
     assert len({rep.certificate for rep in reps}) == 1
     assert await approving.issued() == 1
+
+
+async def test_concurrent_requests_file_one_approval(open_world: OpenWorld) -> None:
+    """S27: over two services; the challenge is used once, by the one that files."""
+    section = {"approved": {"profile": "approved"}}
+    worlds = [await open_world(**section), await open_world(**section)]
+    device = await worlds[0].device()
+    message = device.pkcs_req(await worlds[0].challenge("approved"))
+    reps = await asyncio.gather(
+        *(worlds[n % 2].send(device, message, "approved") for n in range(6))
+    )
+    assert {rep.status for rep in reps} == {"3"}, [rep.text for rep in reps]
+    assert len(await worlds[0].runtime.services.approvals.newest()) == 1
+    await decide(worlds[0], approve=True)
+    rep = await worlds[1].send(device, device.cert_poll(), "approved")
+    assert rep.status == "0"
+
+
+async def test_approval_alone(open_world: OpenWorld) -> None:
+    """challenge = "none": nothing but a person's approval."""
+    world = await open_world(open={"profile": "approved", "challenge": "none"})
+    device = await world.device()
+    assert (await world.send(device, device.pkcs_req(None), "open")).status == "3"
+    await decide(world, approve=True)
+    first = await world.send(device, device.pkcs_req(None), "open")
+    assert first.status == "0", first.text
+    signer = device.with_certificate(first.certificate)
+    assert (await world.send(signer, signer.renewal_req(), "open")).status == "3"
+
+
+async def test_an_approval_that_expired_is_asked_for_again(approving: World) -> None:
+    device = await approving.device()
+    message = device.pkcs_req(await approving.challenge("approved"))
+    await approving.send(device, message, "approved")
+    approving.clock.advance(dt.timedelta(days=20))
+    assert (await approving.send(device, device.cert_poll(), "approved")).status == "3"
+    statuses = [each.status.value for each in await approving.runtime.services.approvals.newest()]
+    assert sorted(statuses) == ["expired", "pending"]
 
 
 async def test_a_lost_transaction_goes_on_under_a_new_id(approving: World) -> None:
