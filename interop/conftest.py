@@ -14,6 +14,7 @@ import pytest
 
 from interop import results
 from interop.dns import challenge_dns
+from interop.est_pki import Client, EstPKI, est_pki
 from interop.scep_server import SCEPServer, scep_server
 from interop.target import STARTERS, Target
 from interop.tools import INSTALL_SECONDS, TOP, debian, need
@@ -93,6 +94,39 @@ def scep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SCEPSer
             kind: stack.enter_context(scep_server(tmp_path_factory.mktemp(kind), kind))
             for kind in ("rsa-2048", "p256")
         }
+
+
+@pytest.fixture(scope="session")
+def est(request: pytest.FixtureRequest) -> Iterator[EstPKI]:
+    """EST with a label of each kind."""
+    with _est(request) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def reviewed(request: pytest.FixtureRequest) -> Iterator[EstPKI]:
+    """Where a person has to approve what clients without a label ask for."""
+    with _est(request, profile="reviewed", retry_after="1s") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _est(request: pytest.FixtureRequest, **default: str) -> Iterator[EstPKI]:
+    if request.config.getoption("--target") != "pkiserver":
+        pytest.skip("EST is ours alone")
+    folder = Path(tempfile.mkdtemp(prefix="interop-est-"))
+    try:
+        with est_pki(folder, **default) as running:
+            yield running
+    finally:
+        if not os.environ.get("PKISERVER_INTEROP_KEEP"):
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def est_client(est: EstPKI, workdir: Path) -> Client:
+    """With an empty folder."""
+    return Client(workdir, est)
 
 
 @pytest.fixture
