@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -108,7 +109,8 @@ def service(
     env: Mapping[str, str] | None = None,
     stop_seconds: float = 15,
 ) -> Iterator[Service]:
-    """Run in the background; at the end SIGTERM to that pid, SIGKILL after `stop_seconds`."""
+    """Run in the background in a process group of its own; at the end SIGTERM to that pid, SIGKILL
+    after `stop_seconds` and to whatever it leaves behind in its group."""
     words = [str(word) for word in command]
     log = cwd / f"{Path(words[0]).name}-{free_ports(1)[0]}.log"
     with log.open("wb") as output:
@@ -119,6 +121,7 @@ def service(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield Service(process, log)
@@ -129,6 +132,8 @@ def service(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def listening(port: int) -> bool:
