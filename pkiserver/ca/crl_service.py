@@ -5,6 +5,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from cryptography import x509
@@ -68,6 +69,7 @@ class CRLService:
         self._attempt = attempt
         self._wanted: dict[str, asyncio.Future[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._first: dict[tuple[str, Scope], asyncio.Task[Published]] = {}
         self._failing: set[str] = set()
         self._known: dict[tuple[str, Scope, bool], tuple[Hashable, Published]] = {}
 
@@ -93,7 +95,7 @@ class CRLService:
                 raise PKIError(ErrorCode.NOT_FOUND, f"authority {name} has no such list")
             published = view.newest(delta=delta)
             if published is None:
-                await self._publication.publish(authority, scope)
+                await self._publish_first(authority, scope)
                 continue
             if published.generation < view.state.changed and await self._catch_up(name):
                 newer = (await self._views.view(name, scope)).newest(delta=delta)
@@ -105,6 +107,22 @@ class CRLService:
                 self._known[name, scope, delta] = mark, published
                 return found
         raise PKIError(ErrorCode.UNAVAILABLE, "other processes keep publishing CRLs; try again")
+
+    async def _publish_first(self, authority: Authority, scope: Scope) -> None:
+        """Once for all who ask meanwhile. Raises what publishing raises."""
+        key = (authority.name, scope)
+        task = self._first.get(key)
+        if task is None:
+            task = asyncio.create_task(self._publication.publish(authority, scope))
+            self._first[key] = task
+            task.add_done_callback(lambda done: self._end_first(key, done))
+        await asyncio.wait({task})
+        task.result()
+
+    def _end_first(self, key: tuple[str, Scope], done: "asyncio.Task[Published]") -> None:
+        self._first.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # all who asked may be gone
 
     async def publish(self, authority: Authority, validity: dt.timedelta | None) -> Published:
         """Every list of an authority, whether due or not; the one of everything."""
@@ -160,7 +178,7 @@ class CRLService:
 
     async def stop(self) -> None:
         """Let go of publications under way: the next look of any process does them."""
-        tasks = list(self._tasks.values())
+        tasks: list[asyncio.Task[Any]] = [*self._tasks.values(), *self._first.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -205,14 +205,11 @@ def note_alert(tx: Transaction, about: Published) -> bool:
     return changed == 1
 
 
-def abandoned(reader: Reader, before: dt.datetime) -> list[str]:
+def abandoned(reader: Reader, before: dt.datetime) -> set[str]:
     """Bodies without a list: what a crash, or a process that was slower, left."""
-    rows = reader.all(
-        "SELECT DISTINCT body FROM crl_pages WHERE created < ? AND NOT EXISTS "
-        "(SELECT 1 FROM crl_lists WHERE crl_lists.body = crl_pages.body)",
-        (epoch(before),),
-    )
-    return [body for (body,) in rows]
+    pages = reader.all("SELECT DISTINCT body FROM crl_pages WHERE created < ?", (epoch(before),))
+    lists = reader.all("SELECT body FROM crl_lists")
+    return {body for (body,) in pages} - {body for (body,) in lists}
 
 
 def load(reader: Reader, body: str) -> bytes:

@@ -1,6 +1,7 @@
 """Large lists: pages, pieces, history, what a crash leaves; lists from before they had
 pages."""
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -165,6 +166,17 @@ async def test_fetches_do_not_multiply_signatures(pki: PKI) -> None:
         lambda reader: reader.all("SELECT number FROM crl_lists WHERE issuer = 'issuing'")
     )
     assert len(rows) == 2
+
+
+async def test_the_first_list_is_made_once_for_all_who_ask(pki: PKI) -> None:
+    fetched = await asyncio.gather(*(pki.status.crl("issuing") for _ in range(20)))
+    assert len({each.number for each in fetched}) == 1
+    await pki.keys.delete(pki.authorities.get("root").key_id)
+    refused = await asyncio.gather(
+        *(pki.status.crl("root") for _ in range(3)), return_exceptions=True
+    )
+    assert {each.code for each in refused if isinstance(each, PKIError)} == {ErrorCode.UNAVAILABLE}
+    assert len(refused) == len([each for each in refused if isinstance(each, PKIError)])
 
 
 # Reading back in pieces
