@@ -1,5 +1,6 @@
 """`scep mobileconfig`: an enrolment profile for Apple devices."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,8 @@ def mobileconfig(
             roots=path[-1:],
         )
         host = ".".join(reversed(services.settings.server.hostname.split(".")))
-        return build(enrolment, identifier or f"{host}.scep.{label}.{name}")
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name)
+        return build(enrolment, identifier or f"{host}.scep.{label}.{readable}")
 
     write_private(out, with_runtime(home, work))
     say(f"Written: {out}")

@@ -91,6 +91,8 @@ def remedy(action: str, detail: Mapping[str, Any]) -> str | None:
 _REMEDIES: Mapping[str, str] = {
     "scep.recipient": "let the client fetch the CA certificates again (GetCACert): the one it "
     "encrypts for has ended or is of another server",
+    "scep.messageData": "the cause is shown here only, the device learns no more than that the "
+    "message is bad: compare what the client puts into its request",
     "scep.renewal": "let the client enrol anew with a challenge; see renewal, renewal_window and "
     "renewal_grace of the section",
     "allow_legacy": "let the client use SHA-256 and AES; for a device that has neither, set "

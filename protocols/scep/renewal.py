@@ -1,11 +1,18 @@
 """Which certificates a RenewalReq may renew (RFC 8894 section 3.3.1.2): one of ours, of the same
-section, not revoked, in its time. Whoever signs with it needs no challenge."""
+section, not revoked, in its time. Whoever signs with it needs no challenge.
+
+The drafts before RFC 8894 had no RenewalReq: a PKCSReq signed with the old certificate was the
+renewal, and certmonger and older routers send it still. It is one here if it asks for nothing that
+is not in the old certificate; otherwise it is an enrolment like any other.
+"""
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.ca import inventory
 from pkiserver.ca.model import CertificateRecord
+from pkiserver.ca.policy import common_names_of, names_of
+from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.plugin import Services
 from protocols.scep.fail_info import FailInfo, Refusal
 from protocols.scep.settings import SCEPSettings
@@ -37,6 +44,17 @@ class Renewals:
         self._check_renewable(record)
         return record
 
+    async def renewed_by(
+        self, signer: x509.Certificate, request: CertificationRequest
+    ) -> CertificateRecord | None:
+        """What a PKCSReq with this request renews; None if it is an enrolment."""
+        if signer.issuer == signer.subject or not _asks_for_the_same(request, signer):
+            return None
+        try:
+            return await self.renewable(signer)
+        except Refusal:
+            return None
+
     def _is_of_section(self, record: CertificateRecord) -> bool:
         """Of its profile, or made by it under a profile that a challenge had named. Otherwise a
         server's certificate would become a device's."""
@@ -60,6 +78,12 @@ class Renewals:
             raise Refusal(
                 FailInfo.BAD_REQUEST, f"the certificate to renew {problem}", rule="scep.renewal"
             )
+
+
+def _asks_for_the_same(request: CertificationRequest, old: x509.Certificate) -> bool:
+    """The common names are those of the old certificate, and no alternative name is new."""
+    same_subject = request.common_names == common_names_of(old)
+    return same_subject and set(request.alt_names) <= set(names_of(old))
 
 
 async def own(services: Services, certificate: x509.Certificate) -> CertificateRecord | None:

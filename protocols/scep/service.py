@@ -192,7 +192,7 @@ class SCEPService:
         password = ask.csr.challenge_password
         _check_answerable(message.certificate, password)
         if message.message_type == MessageType.PKCS_REQ:
-            return _result(await self.enrolments.enrol(ask), password)
+            return _result(await self.enrolments.enrol(ask, message.certificate), password)
         return _result(await self.enrolments.renew(ask, message.certificate), password)
 
     async def _poll(self, message: PKIMessage, opened: _Opened) -> _Result:
@@ -374,7 +374,12 @@ def _find(reader: Reader, wanted: IssuerAndSerialNumber) -> x509.Certificate | N
 
 
 def _unreadable() -> Refusal:
-    return Refusal(FailInfo.BAD_MESSAGE_CHECK, _UNREADABLE, code=ErrorCode.BAD_SIGNATURE)
+    return Refusal(
+        FailInfo.BAD_MESSAGE_CHECK,
+        _UNREADABLE,
+        code=ErrorCode.BAD_SIGNATURE,
+        rule="scep.messageData",
+    )
 
 
 def _no_certificate() -> Refusal:
