@@ -5,6 +5,7 @@ For the few places where the bytes themselves matter: what exactly is signed, at
 drops, structures put together around a signature. Every refusal is a `MalformedMessage`.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -132,6 +133,16 @@ def walk(data: bytes, depth: int = 0) -> Iterator[TLV]:
 
 def decode_oid(contents: bytes) -> str:
     """Dotted text of an OBJECT IDENTIFIER's contents octets (X.690 section 8.19)."""
+    # The same few over and over; a long one of a stranger's is not kept.
+    return _decode_short_oid(contents) if len(contents) <= 16 else _decode_oid(contents)
+
+
+@functools.lru_cache(maxsize=512)
+def _decode_short_oid(contents: bytes) -> str:
+    return _decode_oid(contents)
+
+
+def _decode_oid(contents: bytes) -> str:
     if not contents or contents[-1] & 0x80:
         raise MalformedMessage("truncated object identifier")
     arcs: list[int] = []
@@ -181,6 +192,7 @@ def encode_integer(value: int) -> bytes:
     return encode(INTEGER, value.to_bytes(size, signed=True))
 
 
+@functools.lru_cache(maxsize=512)
 def encode_oid(dotted: str) -> bytes:
     """OBJECT IDENTIFIER from dotted text of our own (a `ValueError` otherwise)."""
     first, second, *rest = (int(arc) for arc in dotted.split("."))
