@@ -20,7 +20,7 @@ from cryptography import x509
 from pkiserver.ca import inventory
 from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.issuance import Issued
-from pkiserver.ca.model import CertificateRecord, CertificateRequest, Reason, Requester
+from pkiserver.ca.model import CertificateRequest, Reason, Requester
 from pkiserver.clock import epoch
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
@@ -75,20 +75,17 @@ class Enrolments:
         self._patience = patience
         self._random_bytes = random_bytes
 
-    async def enrol(self, ask: Ask, signer: x509.Certificate) -> bytes | None:
-        """PKCSReq: the challenge decides, except in the renewals of drafts."""
-        old = await self._renewals.renewed_by(signer, ask.csr)
-        if old is not None:
-            return await self._renew(ask, signer, old)
+    async def enrol(self, ask: Ask) -> bytes | None:
+        """PKCSReq: whoever signed it, the challenge decides."""
         return await self._run(ask, lambda: self._validator.validate(ask.challenge))
+
+    async def is_renewal(self, ask: Ask, signer: x509.Certificate) -> bool:
+        """Whether a PKCSReq is a renewal as drafts had it."""
+        return await self._renewals.renewed_by(signer, ask.csr)
 
     async def renew(self, ask: Ask, signer: x509.Certificate) -> bytes | None:
         """RenewalReq: the certificate that is renewed has signed, and nothing else is needed."""
-        return await self._renew(ask, signer, await self._renewals.renewable(signer))
-
-    async def _renew(
-        self, ask: Ask, signer: x509.Certificate, old: CertificateRecord
-    ) -> bytes | None:
+        old = await self._renewals.renewable(signer)
         accepted = Accepted(party=f"{self._label}/renewal", profile=old.profile)
 
         async def authorise() -> Accepted:

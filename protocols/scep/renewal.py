@@ -44,16 +44,15 @@ class Renewals:
         self._check_renewable(record)
         return record
 
-    async def renewed_by(
-        self, signer: x509.Certificate, request: CertificationRequest
-    ) -> CertificateRecord | None:
-        """What a PKCSReq with this request renews; None if it is an enrolment."""
+    async def renewed_by(self, signer: x509.Certificate, request: CertificationRequest) -> bool:
+        """Whether a PKCSReq with this request renews the certificate that signed it."""
         if signer.issuer == signer.subject or not _asks_for_the_same(request, signer):
-            return None
+            return False
         try:
-            return await self.renewable(signer)
+            await self.renewable(signer)
         except Refusal:
-            return None
+            return False
+        return True
 
     def _is_of_section(self, record: CertificateRecord) -> bool:
         """Of its profile, or made by it under a profile that a challenge had named. Otherwise a

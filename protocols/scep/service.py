@@ -191,9 +191,11 @@ class SCEPService:
             raise _unreadable() from error
         password = ask.csr.challenge_password
         _check_answerable(message.certificate, password)
-        if message.message_type == MessageType.PKCS_REQ:
-            return _result(await self.enrolments.enrol(ask, message.certificate), password)
-        return _result(await self.enrolments.renew(ask, message.certificate), password)
+        signer = message.certificate
+        first = message.message_type == MessageType.PKCS_REQ
+        if first and not await self.enrolments.is_renewal(ask, signer):
+            return _result(await self.enrolments.enrol(ask), password)
+        return _result(await self.enrolments.renew(ask, signer), password)
 
     async def _poll(self, message: PKIMessage, opened: _Opened) -> _Result:
         try:

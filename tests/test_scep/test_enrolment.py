@@ -343,16 +343,47 @@ def _request(world: World, key: Any, profile: str, names: list[x509.GeneralName]
     return CertificateRequest(profile=profile, requester=Requester("acme", "x"), csr=csr)
 
 
-async def test_a_pkcs_req_signed_by_an_old_certificate_is_an_ordinary_one(world: World) -> None:
-    """S25: Apple renews so, with a challenge; without one it is refused."""
+async def test_a_pkcs_req_signed_by_an_old_certificate_for_the_same_names_renews(
+    world: World,
+) -> None:
+    """As in the drafts before RFC 8894: certmonger renews so, with the used challenge still in the
+    request and one transactionID per key (S39)."""
+    device = await world.device()
+    certificate = (await world.enrol(device)).certificate
+    seen = {certificate}
+    for _ in range(3):
+        signer = device.with_certificate(certificate)
+        message = signer.pkcs_req("used")
+        certificate = (await world.send(signer, message)).certificate
+        assert (await world.send(signer, message)).certificate == certificate
+        assert certificate not in seen and certificate.subject == next(iter(seen)).subject
+        seen.add(certificate)
+    assert await world.issued() == 4
+
+
+async def test_a_pkcs_req_signed_by_an_old_certificate_for_other_names_is_an_ordinary_one(
+    world: World,
+) -> None:
+    """S28: without a challenge it is refused."""
     device = await world.device()
     old = (await world.enrol(device)).certificate
     signer = device.with_certificate(old)
-    options = {"transaction_id": new_transaction(), "csr": {"key": rsa_key(3)}}
-    assert (await world.send(signer, signer.pkcs_req(None, **options))).status == "2"
-    options = {"transaction_id": new_transaction(), "csr": {"key": rsa_key(3)}}
-    message = signer.pkcs_req(await world.challenge(), **options)
-    assert (await world.send(signer, message)).status == "0"
+    for change in ({"common_name": "other"}, {"names": [x509.DNSName("more.example.com")]}):
+        options = {"transaction_id": new_transaction(), "csr": {"key": rsa_key(3), **change}}
+        assert (await world.send(signer, signer.pkcs_req(None, **options))).status == "2"
+        message = signer.pkcs_req(await world.challenge(), **options)
+        assert (await world.send(signer, message)).status == "0"
+
+
+async def test_a_pkcs_req_signed_by_a_revoked_certificate_needs_a_challenge(world: World) -> None:
+    device = await world.device()
+    old = (await world.enrol(device)).certificate
+    await world.runtime.services.revocation.revoke(
+        "issuing", old.serial_number, Reason.SUPERSEDED, actor=Requester("test", "x")
+    )
+    signer = device.with_certificate(old)
+    assert (await world.send(signer, signer.pkcs_req("used"))).status == "2"
+    assert (await world.send(signer, signer.pkcs_req(await world.challenge()))).status == "0"
 
 
 # Approval
