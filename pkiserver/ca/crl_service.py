@@ -237,15 +237,18 @@ class CRLService:
                 self._views.url(issuer, view.scope, delta=delta),
                 newest := view.newest(delta=delta),
                 due,
-                self._problem(newest) or (self._keyless(issuer) if due else None),
+                self._problem(newest, certificate) or (self._keyless(issuer) if due else None),
             )
             for delta in ((False, True) if view.has_delta else (False,))
         ]
 
-    def _problem(self, newest: Published | None) -> str | None:
-        """Before relying parties notice: a third of a list's lifetime is left, or a month."""
+    def _problem(self, newest: Published | None, certificate: x509.Certificate) -> str | None:
+        """Before relying parties notice: a third of a list's lifetime is left, or a month. One
+        that lasts as long as its authority is never followed by another."""
         if newest is None:
             return "there is none"
+        if newest.next_update >= certificate.not_valid_after_utc:
+            return None
         left = newest.next_update - self._clock.now()
         if left <= dt.timedelta(0):
             return f"out of date since {rfc3339(newest.next_update)}"
@@ -263,8 +266,9 @@ class CRLService:
 
     async def alert(self, authority: Authority) -> None:
         """Say once of each list in trouble that it is: in the log, and in the audit log."""
+        certificate = self._authorities.certificate(authority.name)
         for each in await self.standing(authority):
-            if each.newest is None or self._problem(each.newest) is None:
+            if each.newest is None or self._problem(each.newest, certificate) is None:
                 continue
             if await self._publication.alert(each.newest):
                 _log.error("a CRL lapses", url=each.url, problem=each.problem)

@@ -441,6 +441,17 @@ async def test_lapse_is_told_before_it_comes_once(tmp_path: Path) -> None:
         assert (await pki.status.crl("root")).next_update < pki.clock.now(), "served on"
 
 
+async def test_the_last_list_of_an_authority_is_no_alarm(tmp_path: Path) -> None:
+    async with open_pki(tmp_path) as pki:
+        pki.clock.advance(pki.certificate().not_valid_after_utc - NOW - 2 * HOUR)
+        await pki.status.maintain()
+        assert (await pki.status.standing("issuing")).lists[0].problem is None
+        rows = await pki.database.read(
+            lambda reader: reader.all("SELECT object FROM audit WHERE action = 'crl.lapse'")
+        )
+        assert rows == []
+
+
 async def test_numbers_grow_in_every_scope_under_concurrency(tmp_path: Path) -> None:
     settings = CRLSettings(shards=2, delta=DAY)
     async with open_pki(tmp_path, crl=settings) as pki:
