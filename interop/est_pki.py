@@ -112,15 +112,19 @@ class EstPKI:
     def recipe(self, name: str, folder: Path, **more: str) -> str:
         """Run every `sh` block of a recipe in `folder`, one after the other, in one shell that
         stops at the first failure; its output."""
-        blocks = fenced(RECIPES / name, "sh")
+        return self.script("\n".join(fenced(RECIPES / name, "sh")), folder, **more)
+
+    def script(self, text: str, folder: Path, **more: str) -> str:
+        """The variables are those that recipes use, and `more`."""
         environment = {
             "EST": self.est,
             "ROOT": str(self.root),
+            "HTTP": f"http://127.0.0.1:{self.http_port}",
             "PKISERVER_HOME": str(self.home),
             "PATH": f"{self.command.parent}:{os.environ['PATH']}",
             **more,
         }
-        words = ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)]
+        words = ["bash", "-euo", "pipefail", "-c", text]
         return run(words, cwd=folder, env=environment, seconds=RECIPE_SECONDS)
 
 

@@ -1,0 +1,178 @@
+"""802.1X: FreeRADIUS and wpa_supplicant's `eapol_test`, as the recipe says, with certificates that
+were enrolled by EST."""
+
+import contextlib
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from interop import openssl, relying_party
+from interop.est_pki import RECIPES, EstPKI, Held, fenced
+from interop.processes import InteropError, Service, free_ports, run, service
+from interop.results import NewRow
+from interop.tools import TOP, debian, debian_version, need
+
+CONFIGURATION = TOP / "config" / "freeradius" / "radiusd.conf"
+RECIPE = "8021x-freeradius.md"
+LAPTOP = "laptop-1"
+_THEIR_RESPONDER = "override_cert_url = no"
+START_SECONDS = 30
+LOGIN_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Network:
+    """The recipe, done in a folder: a RADIUS server's files, and a laptop's."""
+
+    pki: EstPKI
+    folder: Path
+    radius: Path
+    eapol_test: Path
+
+    def trust(self) -> None:
+        """The recipe's block that makes trust.pem."""
+        (block,) = (each for each in fenced(RECIPES / RECIPE, "sh") if "trust.pem" in each)
+        self.pki.script(block, self.folder)
+
+    @contextlib.contextmanager
+    def served(self, ocsp: bool, responder: str = "") -> Iterator["Door"]:
+        """FreeRADIUS with the files as they are now; `responder` instead of the certificate's."""
+        settings = self.folder / "settings"
+        shutil.rmtree(settings, ignore_errors=True)
+        settings.mkdir()
+        for name in ("radius.crt", "radius.key", "trust.pem"):
+            shutil.copy(self.folder / name, settings)
+        text = CONFIGURATION.read_text()
+        if responder:
+            text = text.replace(_THEIR_RESPONDER, f'override_cert_url = yes\nurl = "{responder}"')
+        (settings / CONFIGURATION.name).write_text(text)
+        port, secret = _free_port(), secrets.token_urlsafe()
+        env = {
+            "RADIUS_SECRET": secret,
+            "RADIUS_ADDRESS": "127.0.0.1",
+            "RADIUS_PORT": str(port),
+            "RADIUS_STATE": str(self.folder),
+            "RADIUS_OCSP": "yes" if ocsp else "no",
+        }
+        words = [self.radius, "-f", "-l", "stdout", "-d", settings, "-n", "radiusd"]
+        with service(words, cwd=self.folder, env=env) as running:
+            running.wait_until(
+                lambda: "Ready to process requests" in running.output(), START_SECONDS, "RADIUS"
+            )
+            yield Door(self, port, secret, running)
+
+
+@dataclass(frozen=True)
+class Door:
+    """A running RADIUS server."""
+
+    network: Network
+    port: int
+    secret: str
+    process: Service
+
+    def opens(self, laptop: str = LAPTOP) -> bool:
+        """Whether EAP-TLS with `laptop`.conf succeeds."""
+        words = [self.network.eapol_test, "-c", f"{laptop}.conf", "-t", LOGIN_SECONDS]
+        words += ["-a", "127.0.0.1", "-p", self.port, "-s", self.secret]
+        said = run(words, cwd=self.network.folder, status=None)
+        last = said.strip().splitlines()[-1]
+        if last not in ("SUCCESS", "FAILURE"):
+            raise InteropError(said[-4000:])
+        return last == "SUCCESS"
+
+    def refuses(self, laptop: str = LAPTOP) -> str:
+        """What its log says of why `laptop` may not come in."""
+        before = len(self.process.output())
+        if self.opens(laptop):
+            raise InteropError(f"{laptop} came in")
+        return self.process.output()[before:]
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def network(est: EstPKI, workdir: Path) -> Iterator[Network]:
+    radius = need(debian("freeradius"))
+    eapol_test = need(debian("eapol_test", "eapoltest"))
+    est.recipe(RECIPE, workdir)
+    yield Network(est, workdir, radius, eapol_test)
+    est.cli("est", "user", "remove", LAPTOP)
+
+
+@pytest.mark.parametrize("by", ["OCSP", "CRL"])
+def test_network_access(network: Network, row: NewRow, by: str) -> None:
+    """In with a certificate from EST, out when it is revoked: by OCSP at once, by the CRL after the
+    next restart."""
+    version = f"{debian_version('freeradius')}, {debian_version('eapoltest')}"
+    seen = row("FreeRADIUS, eapol_test", version, f"EAP-TLS with an EST certificate; {by}")
+    ocsp = by == "OCSP"
+    chain = network.folder / "laptop-1.chain"
+    laptop = network.folder / "laptop-1.crt"
+    with network.served(ocsp) as door:
+        assert door.opens()
+        seen.passed("obtain")
+        network.pki.revoke(openssl.serial(laptop))
+        if ocsp:
+            assert "ocsp: Cert status: revoked" in door.refuses()
+        else:
+            assert door.opens()
+    issuing = network.folder / "issuing.pem"
+    network.pki.script('curl -fsS "$HTTP/ca/issuing.pem" -o issuing.pem', network.folder)
+    relying_party.wait_until_on_crl(openssl.joined(chain, laptop, issuing), network.pki.root)
+    network.trust()
+    with network.served(ocsp) as door:
+        assert "certificate revoked" in door.refuses()
+        seen.passed("revoke")
+
+
+def test_strangers_stay_out(network: Network) -> None:
+    """The factory's certificate, a server's of our own, and the laptop's under another name."""
+    folder = network.folder
+    conf = (folder / "laptop-1.conf").read_text()
+    _lend(network, "factory", network.pki.factory.device(folder, "SN-13"), conf)
+    _lend(network, "server", network.pki.issue(folder, "tls-server", "web.example.com"), conf)
+    (folder / "named.conf").write_text(conf.replace(f'identity="{LAPTOP}', 'identity="laptop-2'))
+    with network.served(ocsp=False) as door:
+        assert door.opens()
+        assert "unable to get local issuer certificate" in door.refuses("factory")
+        assert "unsuitable certificate purpose" in door.refuses("server")
+        assert "does not match specified value" in door.refuses("named")
+
+
+def test_no_answer_is_no_good_one(network: Network) -> None:
+    """`softfail = no`: when the responder is away, nobody comes in."""
+    with network.served(ocsp=True, responder=f"http://127.0.0.1:{free_ports(1)[0]}/") as door:
+        assert "ocsp" in door.refuses()
+
+
+def test_the_laptop_knows_its_network(network: Network) -> None:
+    """`domain_match`: any other server of the same PKI is not the network."""
+    folder = network.folder
+    other = network.pki.issue(folder, "tls-server", "other.example.com")
+    with network.served(ocsp=False) as door:
+        assert door.opens()
+    shutil.copy(other.certificate, folder / "radius.crt")
+    shutil.copy(other.key, folder / "radius.key")
+    with network.served(ocsp=False) as door:
+        assert "Alert read:fatal" in door.refuses()
+
+
+def _lend(network: Network, name: str, held: Held, conf: str) -> None:
+    """NAME.conf with that key and certificate, under the name that is in the certificate."""
+    own = openssl.openssl(network.folder, "x509", "-in", held.certificate, "-noout", "-subject")
+    text = conf.replace("laptop-1.crt", held.certificate.name)
+    text = text.replace("laptop-1.key", held.key.name)
+    common_name = own.rpartition("CN = ")[2].strip() or "nobody"
+    text = text.replace("laptop-1.example.com", common_name)
+    (network.folder / f"{name}.conf").write_text(text)
