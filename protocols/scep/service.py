@@ -28,12 +28,12 @@ from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import csr
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader
+from pkiserver.web.failures import Failures, site
 from protocols.scep import messages
 from protocols.scep.capabilities import capabilities
 from protocols.scep.challenge import Validator
 from protocols.scep.enrolment import Enrolments
 from protocols.scep.fail_info import FailInfo, Refusal, fail_info, fail_info_text
-from protocols.scep.limits import Failures
 from protocols.scep.messages import CertRep, MessageType, PKIMessage, PKIStatus
 from protocols.scep.registration import (
     Registration,
@@ -103,7 +103,9 @@ class SCEPService:
         self._services = services
         self._registrations = authorities
         self._registration = registration
-        self._failures = Failures(settings.failures_per_address, services.clock)
+        self._failures = Failures(
+            settings.failures_per_address, services.clock, "scep.failures_per_address"
+        )
         self._random_bytes = random_bytes
         self._substitute = services.derive_secret("scep: substitute key")
 
@@ -149,7 +151,7 @@ class SCEPService:
         message = messages.parse(data)
         authority = await self._registrations.current(self._registration)
         try:
-            self._failures.check(address)
+            self._failures.check(site(address))
             rep = await self._served(message, address)
         except PKIError as error:
             await self._note(message, address, error)
@@ -299,7 +301,7 @@ class SCEPService:
     async def _note(self, message: PKIMessage, address: str, error: PKIError) -> None:
         """Into the audit log under the transactionID, except what the limit keeps out of it."""
         if error.code in _COUNTED:
-            self._failures.count(address)
+            self._failures.count(site(address))
         cause = error.__cause__
         detail: dict[str, JSON] = {
             "code": error.code.value,
