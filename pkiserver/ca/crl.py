@@ -81,9 +81,10 @@ def form(covers: str, urls: Sequence[str], delta_url: str | None) -> Form:
     if covers == "all":
         return Form(b"", freshest)
     # Section 5.2.5: critical. The URL is that of the certificates' distribution points, octet for
-    # octet, as verifiers compare.
+    # octet, as verifiers compare. The list of CAs has none, being complete for what it covers:
+    # OpenSSL looks for the root's own status, too, and a root names no URL.
     only = der.encode(_ONLY_CONTAINS[covers], _CRITICAL_TRUE)
-    value = der.encode(der.SEQUENCE, _point(urls), only)
+    value = der.encode(der.SEQUENCE, b"" if covers == "ca" else _point(urls), only)
     point = encoding.extension(_ISSUING_DISTRIBUTION_POINT, value, critical=True)
     return Form(point, freshest)
 

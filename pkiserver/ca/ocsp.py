@@ -51,10 +51,12 @@ class Stamp(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class OCSPAnswer:
     """A successful response. `cacheable` is False for one that repeats a nonce, or speaks of a
-    certificate that may yet be issued."""
+    certificate that may yet be issued. `last_modified` is thisUpdate; None where a certificate was
+    revoked in that very second: an answer of the same date may have said good before."""
 
     der: bytes = field(repr=False)
     this_update: dt.datetime
+    last_modified: dt.datetime | None
     next_update: dt.datetime
     cacheable: bool
     stamp: Stamp
@@ -145,7 +147,8 @@ class OCSP:
         next_update = min(now + self._settings.validity, responder.not_after)
         der = await self._signed(request, responses, responder, now, next_update)
         cacheable = request.nonce is None and None not in found.rows
-        return OCSPAnswer(der, now, next_update, cacheable, found.stamp)
+        last_modified = None if _revoked_since(found.rows, now) else now
+        return OCSPAnswer(der, now, last_modified, next_update, cacheable, found.stamp)
 
     def _serials(self, authority: Authority, cert_ids: Sequence[CertID]) -> list[bytes | None]:
         """Serial numbers as the database has them, None for one that no certificate can have; all
@@ -240,6 +243,10 @@ def _find(reader: Reader, issuer: str, serial: bytes | None) -> Row | None:
         (issuer, serial),
     )
     return row if row is not None and row[0] == CertificateStatus.ISSUED else None
+
+
+def _revoked_since(rows: Sequence[Row | None], moment: dt.datetime) -> bool:
+    return any(row is not None and (row[1] or 0) >= epoch(moment) for row in rows)
 
 
 def _stamp(reader: Reader, authority: Authority, responder: Row | None) -> Stamp:

@@ -257,6 +257,15 @@ def load_key(load: Callable[[str], PrivateKey], name: str) -> PrivateKey:
         raise PKIError(ErrorCode.UNAVAILABLE, error.detail) from error
 
 
+def end(tx: Transaction, issuer: str, certificate: bytes) -> None:
+    """Have a responder, if that is its certificate (DER), sign nothing from now on. Its key goes
+    with those of expired ones."""
+    tx.execute(
+        "UPDATE responders SET not_after = not_before WHERE issuer = ? AND certificate = ?",
+        (issuer, certificate),
+    )
+
+
 def _lease(issuer: str) -> str:
     return f"responder:{issuer}"
 

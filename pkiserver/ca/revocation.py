@@ -16,10 +16,10 @@ from types import MappingProxyType
 import structlog
 from cryptography import x509
 
-from pkiserver.ca import blocklist, inventory
+from pkiserver.ca import blocklist, inventory, responders
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.authority_store import CA_PROFILE
+from pkiserver.ca.authority_store import CA_PROFILE, RESPONDER_PROFILE
 from pkiserver.ca.crl import encode_entry, encode_removal
 from pkiserver.ca.crl_scope import bucket_of
 from pkiserver.ca.model import CertificateRecord, CertificateStatus, Reason, Requester, TxHook
@@ -159,6 +159,10 @@ class Revocation:
         if reason in _SAYS_KEY_IS_LOST:
             why = f"the certificate {serial_hex(record.serial)} was revoked for {reason}"
             blocklist.block(tx, record.spki_sha256, why, now)
+        if record.profile == RESPONDER_PROFILE and record.der is not None:
+            # Its certificate says that nobody need ask (nocheck): that it is not used any more is
+            # all that can be done.
+            responders.end(tx, record.issuer, record.der)
         self._append(tx, record, "certificate.revoke", actor, {"reason": reason.value})
         return _issued(tx, record.issuer, record.serial)
 

@@ -14,12 +14,12 @@ Headers = list[tuple[bytes, bytes]]
 @dataclass(frozen=True, slots=True)
 class CacheableBytes:
     """`max_age` is in seconds; `expires` the moment from which the content is out of date, if it
-    ever is. The entity tag is the hexadecimal SHA-256 of the content, as RFC 9919 has it for OCSP.
-    """
+    ever is. Without `last_modified` it is asked for again by tag only. The entity tag is the
+    hexadecimal SHA-256 of the content, as RFC 9919 has it for OCSP."""
 
     content: bytes = field(repr=False)
     media_type: str
-    last_modified: dt.datetime
+    last_modified: dt.datetime | None
     max_age: int
     expires: dt.datetime | None = None
 
@@ -33,7 +33,7 @@ class PreparedAnswer:
     """`CacheableBytes` as the ASGI messages that answer with it; they are not to be changed."""
 
     etag: str
-    last_modified: dt.datetime
+    last_modified: dt.datetime | None
     whole: Message = field(repr=False)
     unchanged: Message = field(repr=False)
     body: Message = field(repr=False)
@@ -88,8 +88,9 @@ def _headers(answer: CacheableBytes, etag: str) -> Headers:
     headers = [
         (b"cache-control", control.encode("ascii")),
         (b"etag", etag.encode("ascii")),
-        (b"last-modified", http_date(answer.last_modified)),
     ]
+    if answer.last_modified is not None:
+        headers.append((b"last-modified", http_date(answer.last_modified)))
     if answer.expires is not None:
         headers.append((b"expires", http_date(answer.expires)))
     return headers
@@ -101,9 +102,10 @@ def http_date(moment: dt.datetime) -> bytes:
     return format_datetime(whole, usegmt=True).encode("ascii")
 
 
-def not_modified(scope: Scope, etag: str, last_modified: dt.datetime) -> bool:
+def not_modified(scope: Scope, etag: str, last_modified: dt.datetime | None) -> bool:
     """Whether the request's conditions say that the client has this content. If-Modified-Since
-    counts only without If-None-Match (RFC 9110 section 13.1.3); one that is no date is ignored."""
+    counts only without If-None-Match and where there is a date to compare (RFC 9110 section
+    13.1.3); one that is no date is ignored."""
     tags = [value for name, value in scope["headers"] if name == b"if-none-match"]
     if tags:
         known = {
@@ -111,7 +113,7 @@ def not_modified(scope: Scope, etag: str, last_modified: dt.datetime) -> bool:
         }
         return etag in known or "*" in known
     since = next((v for name, v in scope["headers"] if name == b"if-modified-since"), None)
-    if since is None:
+    if since is None or last_modified is None:
         return False
     moment = _parse_date(since)
     return moment is not None and last_modified.replace(microsecond=0) <= moment

@@ -86,7 +86,7 @@ class OCSPEndpoint:
             CacheableBytes(
                 answer.der,
                 RESPONSE_TYPE,
-                last_modified=answer.this_update,
+                last_modified=answer.last_modified,
                 max_age=max(0, min(self._max_age, left)),
                 expires=answer.next_update,
             )

@@ -375,14 +375,12 @@ async def test_split_lists(tmp_path: Path) -> None:
         assert reasons(cas) == {sub.serial_number: "cACompromise"}
         assert list(reasons(users)) == [leaf.record.serial]
         assert (await pki.status.crl("issuing")).entries == 2
-        points = sub.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        names = points[0].full_name
-        assert names is not None and urls(cas) == [names[0].value]
         assert urls(users) == [point_of(leaf, x509.CRLDistributionPoints)]
         for published, ca in ((cas, True), (users, False)):
             idp = load(published).extensions.get_extension_for_class(x509.IssuingDistributionPoint)
             assert idp.value.only_contains_ca_certs is ca
             assert idp.value.only_contains_user_certs is not ca
+            assert (idp.value.full_name is None) is ca
         back = under(pki, CRLSettings())
         assert (await back.status.crl("issuing", USERS)).entries == 1, "goes on"
 
@@ -400,6 +398,15 @@ async def test_openssl_takes_split_lists(tmp_path: Path) -> None:
             lists.write_bytes(encode_pem("X509 CRL", data))
             said[scope] = _verify(tmp_path, pki, leaf, lists)
         assert "OK" in said[USERS] and "different CRL scope" in said[CAS]
+        both = [(await pki.status.crl(*which)).der for which in (("issuing", USERS), ("root", CAS))]
+        lists.write_bytes(b"".join(encode_pem("X509 CRL", each) for each in both))
+        assert "leaf.pem: OK" in _verify(tmp_path, pki, leaf, lists, "-crl_check_all")
+        sub = pki.certificate().serial_number
+        await pki.revocation.revoke("root", sub, Reason.CA_COMPROMISE, actor=ACTOR)
+        both[1] = (await pki.status.crl("root", CAS)).der
+        lists.write_bytes(b"".join(encode_pem("X509 CRL", each) for each in both))
+        said[CAS] = _verify(tmp_path, pki, leaf, lists, "-crl_check_all")
+        assert "certificate revoked" in said[CAS]
 
 
 # All of them

@@ -367,6 +367,26 @@ async def test_responder_is_renewed_ahead_and_the_old_key_deleted(pki: PKI) -> N
     assert len(list((pki.home / "keys").glob("ocsp-issuing-*.key"))) == 1
 
 
+async def test_a_revoked_responder_signs_no_more(pki: PKI) -> None:
+    """Nobody asks for its status (nocheck), so it has to be the CA that stops using it."""
+    issued = await pki.issue()
+    request = ask(issued.certificate, pki.certificate())
+    first = responder_of(load((await pki.status.ocsp("issuing", request)).der))
+    await pki.revocation.revoke("issuing", first.serial_number, Reason.KEY_COMPROMISE, actor=ACTOR)
+    second = responder_of(load((await pki.status.ocsp("issuing", request)).der))
+    assert second != first
+    assert responder_of(load((await pki.another_process().ocsp("issuing", request)).der)) == second
+    assert len(list((pki.home / "keys").glob("ocsp-issuing-*.key"))) == 2
+    await pki.status.maintain()
+    assert len(list((pki.home / "keys").glob("ocsp-issuing-*.key"))) == 1
+    await pki.revocation.revoke("issuing", second.serial_number, Reason.SUPERSEDED, actor=ACTOR)
+    await pki.status.maintain()
+    assert responder_of(load((await pki.status.ocsp("issuing", request)).der)) not in (
+        first,
+        second,
+    )
+
+
 async def test_no_answer_outlives_its_responder(tmp_path: Path) -> None:
     """nextUpdate is capped by the responder's notAfter, whatever the configuration."""
     settings = OCSPSettings(validity=10 * DAY, responder_validity=12 * DAY)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from pkiserver.ca.issuance import Issued
 from pkiserver.ca.ocsp_codec import MAX_REQUEST_SIZE, ResponseStatus
 from pkiserver.errors import ErrorCode, MalformedMessage
 from pkiserver.web.edge import Edge
@@ -35,8 +36,9 @@ TYPE = {"Content-Type": "application/ocsp-request"}
 class Server:
     pki: PKI
     http: httpx.AsyncClient
+    issued: Issued
     request: bytes
-    """About a certificate that is good."""
+    """About that certificate, which is good."""
 
     async def post(self, data: bytes, path: str = "/ocsp/issuing") -> httpx.Response:
         return await self.http.post(path, content=data, headers=TYPE)
@@ -55,7 +57,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         app = Edge(HotPaths(_nothing_else(), prefixes={PREFIX: endpoint}), access_log=False)
         issued = await pki.issue()
         async with _client(app) as http:
-            yield Server(pki, http, ask(issued.certificate, pki.certificate()))
+            yield Server(pki, http, issued, ask(issued.certificate, pki.certificate()))
 
 
 def _client(app: Edge | Starlette) -> httpx.AsyncClient:
@@ -165,6 +167,25 @@ async def test_head_and_conditional_get(server: Server) -> None:
         "/ocsp/issuing", content=server.request, headers=TYPE | {"If-None-Match": "*"}
     )
     assert posted.status_code == 200
+
+
+async def test_a_date_does_not_hide_a_revocation_of_the_same_second(server: Server) -> None:
+    """RFC 9110 section 8.8.2: dates have seconds, and two answers of one may differ."""
+    good = await server.get(server.request)
+    since = {"If-Modified-Since": good.headers["last-modified"]}
+    assert (await server.get(server.request, headers=since)).status_code == 304
+    await server.pki.revoke(server.issued)
+    for _ in range(2):
+        answer = await server.get(server.request, headers=since)
+        assert status_of(answer) is ocsp.OCSPResponseStatus.SUCCESSFUL
+        shown = ocsp.load_der_ocsp_response(answer.content)
+        assert shown.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        assert "last-modified" not in answer.headers
+        tag = {"If-None-Match": answer.headers["etag"]}
+        assert (await server.get(server.request, headers=tag)).status_code == 304
+    server.pki.clock.advance(FRESH)
+    later = await server.get(server.request, headers=since)
+    assert later.status_code == 200 and later.headers["last-modified"]
 
 
 async def test_never_good_over_http(server: Server) -> None:
