@@ -157,9 +157,13 @@ class ClientCertificates:
     ) -> CertificateRecord | None:
         """Its row, if we issued exactly this certificate. Raises if it is not good any more."""
         records = inventory.with_serial(reader, certificate.serial_number)
-        record = next((each for each in records if each.der == der), None)
+        record = next((each for each in records if _is_of(each, der)), None)
         if record is None or record.status is not CertificateStatus.ISSUED:
             return None
+        if record.der != der:
+            # Such as (r, n - s) for the signature (r, s): an anchor above our own CA would take it
+            # for an outside certificate, revoked or not.
+            raise _refused("the client certificate is not encoded as the inventory has it")
         if record.revoked_at is not None:
             raise _refused("the client certificate is revoked")
         # Else whoever has any certificate of ours could have one for this label's purposes.
@@ -269,6 +273,11 @@ def _parsed(der: bytes) -> x509.Certificate:
         return cert.parse_certificate(der)
     except MalformedMessage as error:
         raise _refused(f"the client certificate cannot be used: {error.detail}") from error
+
+
+def _is_of(record: CertificateRecord, der: bytes) -> bool:
+    """Whether it is this record's certificate, however its signature is encoded."""
+    return record.der is not None and cert.split(record.der)[0] == cert.split(der)[0]
 
 
 def _refused(detail: str) -> PKIError:
