@@ -106,10 +106,8 @@ def pkiserver(home: Path) -> Iterator[tuple[Server, Work]]:
         for file, option in ((plain, "-no_nonce"), (nonce, "-nonce")):
             openssl.openssl(home, "ocsp", option, "-issuer", issuer, "-sha256",
                             "-cert", certificate, "-reqout", file)  # fmt: skip
-        post = Request(url, plain.read_bytes(), {"Content-Type": TYPE})
-        with urlopen(post, timeout=10) as answered:
-            answer = answered.read()
-        yield Server("pkiserver", url, running.process.pid), Work(home, plain, nonce, answer)
+        work = Work(home, plain, nonce, ask(url, plain))
+        yield Server("pkiserver", url, running.process.pid), work
 
 
 @contextlib.contextmanager
@@ -124,8 +122,17 @@ def openssl_responder(work: Work) -> Iterator[Server]:
     words += ["-rsigner", home / "ca.crt", "-rkey", home / "ca.key"]
     words += ["-port", port, "-multi", WORKERS, "-ignore_err"]  # OpenSSL 3.0: of every address
     with service(words, cwd=home) as running:
-        running.wait_until(lambda: listening(port), 20, "listener")
-        yield Server("openssl", f"http://127.0.0.1:{port}/", running.process.pid)
+        url = f"http://127.0.0.1:{port}/"
+        # A connection to see whether it listens would end one of its processes.
+        running.wait_until(lambda: "ACCEPT" in running.output(), 20, "listener")
+        yield Server("openssl", url, running.process.pid)
+
+
+def ask(url: str, request: Path) -> bytes:
+    post = Request(url, request.read_bytes(), {"Content-Type": TYPE})
+    with urlopen(post, timeout=10) as answered:
+        body: bytes = answered.read()
+    return body
 
 
 @contextlib.contextmanager
