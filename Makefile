@@ -35,6 +35,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m interop.bench.acme $(ARGS)
 	$(BIN)/python -m interop.bench.ocsp $(ARGS)
 	$(BIN)/python -m interop.bench.crl $(ARGS)
+	$(BIN)/python -m interop.bench.scep $(ARGS)
 
 # Ten minutes of hostile requests against a running server: make fuzz ARGS='--targets ocsp'
 fuzz: $(VENV)/.installed-test

@@ -7,6 +7,7 @@ or raises `PKIError` BAD_CSR, nothing else. Refused: anything but strict DER, re
 or extensions, names outside the grammar of `names`, more than 1000 of them, a weak signature hash.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,12 @@ def parse(
     SHA-1 from devices that have nothing else: they prove possession of the key all the same."""
     if len(data) > max_size:
         raise _bad(f"the request is larger than {max_size} octets")
+    return _parse(data, allow_legacy_hash)
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(data: bytes, allow_legacy_hash: bool) -> CertificationRequest:
+    """Kept for a moment: a protocol reads a request, and then issuance does."""
     try:
         cert.check_name_bounds(data)
         attributes = _attributes(data)
