@@ -104,6 +104,12 @@ class SubjectTemplate:
         ]
         return x509.Name(attributes)
 
+    def requested(self, subject: x509.Name) -> dict[str, str]:
+        """What this template takes from a request's subject, its word taken for it."""
+        wanted = {part.name for _, parts in self.rdns for part in parts if isinstance(part, _Field)}
+        fields = requested_fields(subject)
+        return {key: value for key, value in fields.items() if key in wanted}
+
     def outline(self) -> list[tuple[x509.ObjectIdentifier, str | None]]:
         """Attribute and value of each RDN, in the order of the certificate; None where the value
         has fields in it."""

@@ -9,12 +9,15 @@ from pkiserver.ca.policy import host_in
 from pkiserver.config import NameRules
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.pkix.csr import CertificationRequest
-from pkiserver.pkix.names import AltName, NameType
+from pkiserver.pkix.names import AltName, NameType, email
+from pkiserver.pkix.subject import REQUESTED_FIELDS, SubjectTemplate
 from protocols.est.certificates import ClientCertificate
 from protocols.est.settings import ESTSettings
 from protocols.est.store import User
 
 COMMON_NAME = "cn"
+_IDENTIFYING = frozenset({"serialnumber", "uid", "emailaddress"})
+"""Fields of the subject that say who somebody is, not where he belongs."""
 _TYPES = (NameType.DNS, NameType.IP, NameType.EMAIL, NameType.URI, NameType.UPN)
 
 
@@ -46,23 +49,48 @@ def is_registration_authority(identity: Identity, settings: ESTSettings) -> bool
     )
 
 
-def check_names(identity: Identity, csr: CertificationRequest, settings: ESTSettings) -> None:
+def check_names(
+    identity: Identity,
+    csr: CertificationRequest,
+    settings: ESTSettings,
+    template: SubjectTemplate,
+) -> None:
     """Raises `PKIError` REFUSED_NAME for a name this party may not ask for. What the profile says
-    of it is decided later."""
+    of it is decided later; of the request's subject, only what its template takes counts."""
     if is_registration_authority(identity, settings):
         return
+    fields = template.requested(csr.subject)
     if identity.user is not None and identity.user.names is not None:
-        _check(csr, *_rules(identity.user.names), "user-names")
+        _check(csr, fields, _rules(identity.user.names), "user-names")
     by_certificate = identity.user is None or settings.auth_require == "all"
     if identity.certificate is None or not by_certificate or settings.certificate_names == "any":
         return
-    own = identity.certificate
-    own_values = own.texts | {name.value for name in own.alt_names}
-    _check(
-        csr,
-        lambda text: text in own_values or host_in(text) in own.alt_names,
+    _check(csr, fields, _own_names(identity.certificate), "certificate_names")
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """Whether a common name, another name, and a field of the subject may be asked for."""
+
+    common_name: Callable[[str], bool]
+    alt_name: Callable[[AltName], bool]
+    field: Callable[[str, str], bool]
+
+
+def _own_names(own: ClientCertificate) -> _Allowed:
+    """What is in the certificate."""
+    values = own.texts | {name.value for name in own.alt_names}
+
+    def field(key: str, text: str) -> bool:
+        attributes = own.certificate.subject.get_attributes_for_oid(REQUESTED_FIELDS[key])
+        return text in [each.value for each in attributes] or (
+            key in _IDENTIFYING and text in values
+        )
+
+    return _Allowed(
+        lambda text: text in values or host_in(text) in own.alt_names,
         lambda name: name in own.alt_names,
-        "certificate_names",
+        field,
     )
 
 
@@ -71,32 +99,42 @@ def compile_names(names: Mapping[str, Sequence[str]]) -> None:
     _rules(names)
 
 
-_Test = tuple[Callable[[str], bool], Callable[[AltName], bool]]
-
-
-def _rules(names: Mapping[str, Sequence[str]]) -> _Test:
-    """Whether a common name, and whether another name, is among what the patterns allow."""
+def _rules(patterns: Mapping[str, Sequence[str]]) -> _Allowed:
+    """What the patterns allow."""
     problems: list[str] = []
     compiled: dict[NameType, CompiledRules] = {
         kind: compile_rules(
-            kind, NameRules(allow=tuple(names.get(kind.value, ()))), lambda _, p: problems.append(p)
+            kind,
+            NameRules(allow=tuple(patterns.get(kind.value, ()))),
+            lambda _, p: problems.append(p),
         )
         for kind in _TYPES
     }
     if problems:
         raise configuration_error("; ".join(problems))
-    common = names.get(COMMON_NAME, ())
+    common = patterns.get(COMMON_NAME, ())
 
-    def allows(name: AltName) -> bool:
+    def alt_name(name: AltName) -> bool:
         return name.type in compiled and compiled[name.type].refusal(name.value) is None
 
-    def allows_common_name(text: str) -> bool:
+    def common_name(text: str) -> bool:
         if any(_matches(pattern, text) for pattern in common):
             return True
         host = host_in(text)
-        return host is not None and allows(host)
+        return host is not None and alt_name(host)
 
-    return allows_common_name, allows
+    def field(key: str, text: str) -> bool:
+        # There are no patterns for organisations and places: those are the profile's affair.
+        return key not in _IDENTIFYING or common_name(text) or _is_mailbox(text, alt_name)
+
+    return _Allowed(common_name, alt_name, field)
+
+
+def _is_mailbox(text: str, allows: Callable[[AltName], bool]) -> bool:
+    try:
+        return allows(email(text))
+    except PKIError:
+        return False
 
 
 def _matches(pattern: str, text: str) -> bool:
@@ -107,13 +145,11 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _check(
-    csr: CertificationRequest,
-    common_name: Callable[[str], bool],
-    alt_name: Callable[[AltName], bool],
-    rule: str,
+    csr: CertificationRequest, fields: Mapping[str, str], allowed: _Allowed, rule: str
 ) -> None:
-    refused = [text for text in csr.common_names if not common_name(text)]
-    refused += [name.value for name in csr.alt_names if not alt_name(name)]
+    refused = [text for text in csr.common_names if not allowed.common_name(text)]
+    refused += [name.value for name in csr.alt_names if not allowed.alt_name(name)]
+    refused += [text for key, text in fields.items() if not allowed.field(key, text)]
     if refused:
         raise PKIError(
             ErrorCode.REFUSED_NAME,

@@ -15,6 +15,7 @@ from pkiserver.ca.profiles import Profile
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import csr
+from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.plugin import Services
 from pkiserver.web.peer import Peer
 from protocols.est import attributes, csrattrs, identity, keygen, linking, reenrollment
@@ -80,7 +81,7 @@ class Label:
         async with self._recorded(asked):
             parsed = csr.parse(request)
             self._check_link(attributes.parse(request), credentials.peer)
-            identity.check_names(who, parsed, self.settings)
+            self._check_names(who, parsed)
         return await self._enrollment.enroll(asked)
 
     async def reenroll(self, credentials: Credentials, request: bytes) -> Outcome:
@@ -110,7 +111,7 @@ class Label:
             chosen = keygen.protection(wishes, who, self._decrypt_key)
             key = await keygen.new_key(kind)
             asked = dataclasses.replace(asked, csr=await keygen.with_key(request, key))
-            identity.check_names(who, csr.parse(asked.csr), self.settings)
+            self._check_names(who, csr.parse(asked.csr))
         prepared = await self._services.issuance.prepare(asked)
         async with self._recorded(asked):
             part = await keygen.key_part(key, chosen, self._signer)
@@ -134,6 +135,9 @@ class Label:
 
     def _request(self, who: Identity, request: bytes) -> CertificateRequest:
         return CertificateRequest(self.settings.profile, who.requester, request)
+
+    def _check_names(self, who: Identity, asked: CertificationRequest) -> None:
+        identity.check_names(who, asked, self.settings, self.profile.subject)
 
     def _check_link(self, wishes: RequestAttributes, peer: Peer) -> None:
         linking.check(self.settings.proof_of_possession, wishes.linking, peer)

@@ -203,7 +203,12 @@ class World:
         return await self.request("POST", path, content=body, headers=headers, **options)
 
     async def enroll(
-        self, cn: str = "dev1", dns: Sequence[str] = (), *, user: str = "alice", label: str = ""
+        self,
+        cn: str | x509.Name = "dev1",
+        dns: Sequence[str] = (),
+        *,
+        user: str = "alice",
+        label: str = "",
     ) -> Held:
         """A certificate got with a password."""
         key = new_key()
