@@ -284,18 +284,19 @@ def touch(tx: Transaction, name: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Outstanding:
     """Certificates that relying parties may still ask about: how many, and when the last of them
-    expires. Neither those revoked for good count, which the last list shows, nor responders, nor
-    certificates of the line's own keys (self-signed ones and links)."""
+    expires. Neither those revoked for good count, which the last list shows, nor responders and
+    others of the server's own, nor certificates of the line's own keys (self-signed and links)."""
 
     count: int = 0
     last: dt.datetime | None = None
 
 
 def outstanding(reader: Reader, name: str, line: Sequence[bytes], now: int) -> Outstanding:
-    """What `name` issued and has not expired; `line` are the SHA-256 of its line's keys."""
+    """What `name` issued and has not expired; `line` are the SHA-256 of its line's keys. Profiles
+    of the server's own have a dot in their names (`Issuance.add_profile`)."""
     row = reader.one(
         "SELECT COUNT(*), MAX(not_after) FROM certificates WHERE issuer = ? AND not_after >= ? "
-        "AND status IN ('issued', 'signing') AND profile <> ? "
+        "AND status IN ('issued', 'signing') AND profile <> ? AND profile NOT LIKE '%.%' "
         "AND (revoked_at IS NULL OR reason = 'certificateHold') "
         f"AND spki_sha256 NOT IN ({', '.join('?' * len(line))})",
         (name, now, RESPONDER_PROFILE, *line),
@@ -329,6 +330,12 @@ def key_in_use(reader: Reader, spki_sha256: bytes, but: str) -> bool:
         "SELECT 1 FROM authorities WHERE spki_sha256 = ? AND name <> ?", (spki_sha256, but)
     )
     return row is not None
+
+
+def key_of(reader: Reader, name: str) -> str | None:
+    """The identifier of an authority's key, as the database has it now."""
+    row = reader.one("SELECT key_id FROM authorities WHERE name = ?", (name,))
+    return None if row is None else str(row[0])
 
 
 def is_active(reader: Reader, name: str) -> bool:

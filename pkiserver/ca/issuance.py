@@ -73,20 +73,23 @@ class Issuance:
         self._clock = clock
         self._audit = audit
         self._random_bytes = random_bytes
-        self._profiles = dict(compile_profiles(settings))
+        self._configured = compile_profiles(settings)
+        self._profiles = dict(self._configured)
         self._signer = Signer(authorities, settings.server.http_base, settings.crl)
         self._recovery = Recovery(database, clock, audit, self._signer, self._profiles)
         self._tokens: OrderedDict[str, tuple[Prepared, dt.datetime]] = OrderedDict()
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
-        """The compiled profiles by name."""
-        return self._profiles
+        """The configured profiles by name."""
+        return self._configured
 
     def add_profile(self, name: str, settings: ProfileSettings) -> None:
         """A profile for certificates of the server's own, such as a protocol's registration
-        authority. Its name is none that can be configured. To be added by every process before it
-        recovers or issues."""
+        authority; only `unattended` requests get them. Its name has a dot in it, as none has that
+        can be configured. To be added by every process before it recovers or issues."""
+        if "." not in name:
+            raise ValueError("the name of a profile of the server's own has a dot in it")
         self._profiles[name] = compile_profile(name, settings)
 
     async def prepare(
@@ -99,7 +102,7 @@ class Issuance:
         server's own certificate, which waits for nobody.
         """
         try:
-            profile, issuer, decision = await self._decide(request)
+            profile, issuer, decision = await self._decide(request, own=unattended)
             if approval is not None or (profile.requires_approval and not unattended):
                 await self._check_approval(approval, request, decision)
             serial = self._new_serial()
@@ -173,8 +176,10 @@ class Issuance:
 
     # Preparing
 
-    async def _decide(self, request: CertificateRequest) -> tuple[Profile, Issuer, Decision]:
-        profile = self._profile(request.profile)
+    async def _decide(
+        self, request: CertificateRequest, *, own: bool = False
+    ) -> tuple[Profile, Issuer, Decision]:
+        profile = self._profile(request.profile, own=own)
         current = await self._signer.current(profile.issuer)
         issuer = self._signer.issuer(current, _issuer_rule(profile.name))
         decision = decide(
@@ -217,8 +222,9 @@ class Issuance:
         await _lint(profile, issuer, built)
         return built
 
-    def _profile(self, name: str) -> Profile:
-        profile = self._profiles.get(name)
+    def _profile(self, name: str, *, own: bool) -> Profile:
+        """`own`: also one of the server's own. Names may come from outside, as from a webhook."""
+        profile = (self._profiles if own else self._configured).get(name)
         if profile is None:
             raise PKIError(
                 ErrorCode.NOT_FOUND, f"there is no profile {ascii(name)}", rule="profiles"
