@@ -1,29 +1,8 @@
 """How refusals look in EST: a 4xx or 5xx status with a short text (RFC 7030 section 4.2.3), or a
-bare 401 that asks for a password (section 3.2.3). Total over `ErrorCode`."""
-
-from collections.abc import Mapping
+bare 401 that asks for a password (section 3.2.3). Status codes are those of `web.problems`."""
 
 from pkiserver.errors import ErrorCode, PKIError
 
-STATUS: Mapping[ErrorCode, int] = {
-    ErrorCode.MALFORMED: 400,
-    ErrorCode.BAD_CSR: 400,
-    ErrorCode.BAD_PUBLIC_KEY: 400,
-    ErrorCode.BAD_SIGNATURE: 400,
-    ErrorCode.BAD_ALGORITHM: 400,
-    ErrorCode.REFUSED_NAME: 403,
-    ErrorCode.REFUSED_BY_PROFILE: 403,
-    ErrorCode.UNAUTHORIZED: 403,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.ALREADY_REVOKED: 409,
-    ErrorCode.BAD_REVOCATION_REASON: 400,
-    ErrorCode.RATE_LIMITED: 429,
-    ErrorCode.PENDING_APPROVAL: 403,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.CONFIGURATION: 500,
-    ErrorCode.INTERNAL: 500,
-}
 _OURS = frozenset({ErrorCode.CONFIGURATION, ErrorCode.INTERNAL})
 _MOST_TEXT = 400
 

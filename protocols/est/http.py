@@ -20,12 +20,12 @@ from pkiserver.cms import certs_only
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.web.limits import read_body
 from pkiserver.web.peer import Peer, TrustedProxies, peer
-from pkiserver.web.problems import HTTPProblem
+from pkiserver.web.problems import STATUS_OF_CODE, HTTPProblem
 from protocols.est import codec
 from protocols.est.authentication import Credentials
 from protocols.est.codec import Part
 from protocols.est.enrollment import Outcome, Wait
-from protocols.est.errors import STATUS, NotAuthenticated, text_of
+from protocols.est.errors import NotAuthenticated, text_of
 from protocols.est.service import GeneratedKey, Label
 
 log = structlog.get_logger("protocols.est")
@@ -183,7 +183,7 @@ def _refusal(error: PKIError | HTTPProblem) -> Reply:
         return Reply(error.status, _PLAIN, _line(error.detail), headers=(*error.headers.items(),))
     if isinstance(error, NotAuthenticated):
         return Reply(401, headers=(("WWW-Authenticate", _CHALLENGE),))
-    status = STATUS[error.code]
+    status = STATUS_OF_CODE[error.code]
     if status == 500:
         log.error("EST request failed", code=error.code, detail=error.detail)
     retry = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)

@@ -14,7 +14,8 @@ from pkiserver.cms import certs_only
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import der
 from pkiserver.web.peer import Peer
-from protocols.est.errors import STATUS, NotAuthenticated, text_of
+from pkiserver.web.problems import STATUS_OF_CODE
+from protocols.est.errors import NotAuthenticated, text_of
 from tests.test_est.conftest import OpenWorld
 from tests.test_est.support import (
     ADDRESS,
@@ -362,8 +363,8 @@ async def test_what_a_proxy_holds_is_not_its_clients(open_world: OpenWorld) -> N
 
 
 def test_every_error_code_has_a_status() -> None:
-    assert set(STATUS) == set(ErrorCode)
-    assert all(status >= 400 for status in STATUS.values())
+    assert set(STATUS_OF_CODE) == set(ErrorCode)
+    assert all(status >= 400 for status in STATUS_OF_CODE.values())
 
 
 def test_our_own_faults_stay_ours() -> None:
