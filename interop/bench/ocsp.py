@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def load(server: Server, asked: str, url: str, count: int, body: Path | None = None) -> Result:
-    words = ["ab", "-q", "-k", "-l", "-c", CONCURRENCY, "-n", count]
+    words = ["ab", "-q", "-l", "-c", CONCURRENCY, "-n", count]
+    if server.name != "openssl":  # which closes each connection
+        words.append("-k")
     if body is not None:
         words += ["-p", body, "-T", TYPE]
     before = cpu_seconds(server.pid)
@@ -111,10 +114,8 @@ def pkiserver(home: Path) -> Iterator[tuple[Server, Work]]:
 
 
 @contextlib.contextmanager
-def openssl_responder(work: Work) -> Iterator[Server]:
+def openssl_responder(work: Work, home: Path) -> Iterator[Server]:
     """`openssl ocsp`, answering for a CA of its own about the same number of octets."""
-    home = work.home / "openssl"
-    home.mkdir()
     openssl.self_signed(home / "ca", "Bench CA")
     (home / "index.txt").write_text("V\t491231235959Z\t\t01\tunknown\t/CN=a.example\n")
     (port,) = free_ports(1)
@@ -125,6 +126,7 @@ def openssl_responder(work: Work) -> Iterator[Server]:
         url = f"http://127.0.0.1:{port}/"
         # A connection to see whether it listens would end one of its processes.
         running.wait_until(lambda: "ACCEPT" in running.output(), 20, "listener")
+        time.sleep(1)  # its processes are not there at once, and say nothing when they are
         yield Server("openssl", url, running.process.pid)
 
 
@@ -158,6 +160,19 @@ def nginx(work: Work) -> Iterator[Server]:
         yield Server("nginx", f"http://127.0.0.1:{port}/answer.der", running.process.pid)
 
 
+def openssl_results(work: Work, count: int) -> list[Result]:
+    """None, said loudly, where it does not last: the processes of OpenSSL 3.0's responder have ended
+    under load, and its parent with them."""
+    home = work.home / "openssl"
+    home.mkdir()
+    try:
+        with openssl_responder(work, home) as server:
+            return [load(server, "POST", server.url, count, work.plain)]
+    except InteropError as error:
+        print(f"SKIPPED: openssl ocsp did not last: {error}", file=sys.stderr)
+        return []
+
+
 def measure(count: int) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as folder, pkiserver(Path(folder)) as (ours, work):
@@ -166,8 +181,7 @@ def measure(count: int) -> list[Result]:
                 results.append(load(server, "GET, a file", server.url, count))
         else:
             print("SKIPPED: nginx is not installed", file=sys.stderr)
-        with openssl_responder(work) as server:
-            results.append(load(server, "POST", server.url, count // 4, work.plain))
+        results += openssl_results(work, count // 4)
         results.append(load(ours, "POST", ours.url, count, work.plain))
         results.append(load(ours, "GET", f"{ours.url}/{work.path}", count))
         results.append(load(ours, "POST with a nonce", ours.url, count // 4, work.nonce))
