@@ -161,8 +161,8 @@ def nginx(work: Work) -> Iterator[Server]:
 
 
 def openssl_results(work: Work, count: int) -> list[Result]:
-    """None, said loudly, where it does not last: the processes of OpenSSL 3.0's responder have ended
-    under load, and its parent with them."""
+    """None, said loudly, where it does not last: the processes of OpenSSL 3.0's responder have
+    ended under load, and its parent with them."""
     home = work.home / "openssl"
     home.mkdir()
     try:
