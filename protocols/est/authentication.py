@@ -6,6 +6,7 @@ A password that is sent is always checked: a wrong one is never made up for by a
 
 import base64
 import binascii
+import hashlib
 from dataclasses import dataclass, field
 
 from pkiserver.clock import epoch
@@ -13,6 +14,7 @@ from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader, Transaction
+from pkiserver.web.failures import Failures, site
 from pkiserver.web.peer import Peer
 from protocols.est import store
 from protocols.est.certificates import ClientCertificate, ClientCertificates
@@ -44,6 +46,8 @@ def parse_basic(value: bytes) -> tuple[str, str] | None:
         text = base64.b64decode(token.strip(), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
+    if not text.isprintable():
+        return None  # "MUST NOT contain any control characters"
     name, colon, password = text.partition(":")
     return (name, password) if colon and name else None
 
@@ -64,6 +68,9 @@ class Authentication:
         self._services = services
         self._certificates = certificates
         self._passwords = passwords
+        self._refusals = Failures(
+            settings.refusals_per_client, services.clock, "est.refusals_per_client"
+        )
 
     async def identify(self, credentials: Credentials) -> Identity:
         """Who it is. `NotAuthenticated` where a password is wanted; `PKIError` UNAUTHORIZED where
@@ -75,7 +82,7 @@ class Authentication:
         if missing is None:
             return identity
         if problem is not None:
-            await self._record(credentials.address, identity.requester.party, problem)
+            await self._record(credentials, identity.requester.party, problem)
         raise missing
 
     def _missing(self, identity: Identity) -> PKIError | None:
@@ -147,7 +154,7 @@ class Authentication:
     def _limits(self, address: str, name: str) -> list[tuple[str, Rate]]:
         settings = self._settings
         known = [
-            (f"address:{address}", settings.failures_per_address),
+            (f"address:{site(address)}", settings.failures_per_address),
             (f"user:{self._label}:{name[:_SHOWN]}", settings.failures_per_user),
         ]
         return [(source, rate) for source, rate in known if rate is not None]
@@ -163,7 +170,13 @@ class Authentication:
 
         await self._services.database.write(work)
 
-    async def _record(self, address: str, party: str, cause: PKIError) -> None:
+    async def _record(self, credentials: Credentials, party: str, cause: PKIError) -> None:
+        """A certificate that does not count here. It may be good elsewhere, so TLS lets its holder
+        in as often as he likes."""
+        source = hashlib.sha256(credentials.peer.certificate_der or b"").hexdigest()
+        self._refusals.check(source)
+        self._refusals.count(source)
+        address = credentials.address
         await self._services.database.write(lambda tx: self._append(tx, address, party, cause))
 
     def _append(self, tx: Transaction, address: str, party: str, cause: PKIError) -> None:

@@ -115,23 +115,25 @@ class Enrollment:
             case ApprovalStatus.PENDING:
                 return Wait(self._settings.retry_after)
             case ApprovalStatus.USED if approval.certificate is not None:
-                return await self._used(approval.certificate)
+                return await self._used(request, approval.certificate)
         why = f": {approval.why}" if approval.why else ""
-        raise PKIError(
-            ErrorCode.UNAUTHORIZED, f"the request was {approval.status}{why}", rule="approvals"
-        )
+        raise await self._refused(request, f"the request was {approval.status}{why}")
 
-    async def _used(self, certificate: str) -> Outcome:
+    async def _used(self, request: CertificateRequest, certificate: str) -> Outcome:
         record = await self._services.database.lookup(
             lambda reader: inventory.by_id(reader, certificate)
         )
         if record is None or not self._is_good(record):
-            raise PKIError(
-                ErrorCode.UNAUTHORIZED,
-                "the approval of this request is used up; make a new request",
-                rule="approvals",
+            raise await self._refused(
+                request, "the approval of this request is used up; make a new request"
             )
         return _outcome(record)
+
+    async def _refused(self, request: CertificateRequest, detail: str) -> PKIError:
+        """To be raised; it is in the audit log."""
+        error = PKIError(ErrorCode.UNAUTHORIZED, detail, rule="approvals")
+        await self._services.issuance.record_refusal(request, error)
+        return error
 
 
 def _outcome(record: CertificateRecord) -> Outcome:

@@ -1,6 +1,7 @@
 """The operations of one label (RFC 7030 section 3.2.2): who may, for which names, and what comes
 of it. Every refusal is in the audit log with its cause and changes nothing."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import csr
 from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.plugin import Services
+from pkiserver.web.failures import Failures
 from pkiserver.web.peer import Peer
 from protocols.est import attributes, csrattrs, identity, keygen, linking, reenrollment
 from protocols.est.attributes import ChangeSubjectName, RequestAttributes
@@ -26,6 +28,10 @@ from protocols.est.enrollment import Enrollment, Outcome
 from protocols.est.identity import Identity
 from protocols.est.keygen import PackageSigner
 from protocols.est.settings import ESTSettings
+
+_NO_FAULT_OF_THE_CLIENT = frozenset(
+    {ErrorCode.CONFLICT, ErrorCode.UNAVAILABLE, ErrorCode.CONFIGURATION, ErrorCode.INTERNAL}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,11 @@ class Label:
         self._authentication = authentication
         self._signer = signer
         self._enrollment = Enrollment(name, settings, services)
+        self._refusals = Failures(
+            settings.refusals_per_client, services.clock, "est.refusals_per_client"
+        )
+        # An RSA key takes a processor for seconds.
+        self._generating = asyncio.Semaphore(1)
 
     @property
     def profile(self) -> Profile:
@@ -73,8 +84,8 @@ class Label:
 
     async def enroll(self, credentials: Credentials, request: bytes) -> Outcome:
         """simpleenroll (section 4.2.1)."""
-        who = await self._authentication.identify(credentials)
-        return await self._enroll(who, credentials, request)
+        async with self._admitted(credentials) as who:
+            return await self._enroll(who, credentials, request)
 
     async def _enroll(self, who: Identity, credentials: Credentials, request: bytes) -> Outcome:
         asked = self._request(who, request)
@@ -87,9 +98,12 @@ class Label:
     async def reenroll(self, credentials: Credentials, request: bytes) -> Outcome:
         """simplereenroll (section 4.2.2): for the holder of a certificate of ours, or a
         registration authority."""
-        who = await self._authentication.identify(credentials)
-        if identity.is_registration_authority(who, self.settings):
-            return await self._enroll(who, credentials, request)
+        async with self._admitted(credentials) as who:
+            if identity.is_registration_authority(who, self.settings):
+                return await self._enroll(who, credentials, request)
+            return await self._reenroll(who, credentials, request)
+
+    async def _reenroll(self, who: Identity, credentials: Credentials, request: bytes) -> Outcome:
         asked = self._request(who, request)
         async with self._recorded(asked):
             old = _held_certificate(who)
@@ -102,14 +116,20 @@ class Label:
 
     async def generate_key(self, credentials: Credentials, request: bytes) -> GeneratedKey:
         """serverkeygen (section 4.4)."""
-        who = await self._authentication.identify(credentials)
+        async with self._admitted(credentials) as who:
+            return await self._generate_key(who, credentials, request)
+
+    async def _generate_key(
+        self, who: Identity, credentials: Credentials, request: bytes
+    ) -> GeneratedKey:
         asked = self._request(who, request)
         async with self._recorded(asked):
             kind = self._generated_kind()
             wishes = attributes.parse(request)
             self._check_link(wishes, credentials.peer)
             chosen = keygen.protection(wishes, who, self._decrypt_key)
-            key = await keygen.new_key(kind)
+            async with self._generating:
+                key = await keygen.new_key(kind)
             asked = dataclasses.replace(asked, csr=await keygen.with_key(request, key))
             self._check_names(who, csr.parse(asked.csr))
         prepared = await self._services.issuance.prepare(asked)
@@ -160,6 +180,20 @@ class Label:
 
     def _decrypt_key(self, user: str) -> bytes:
         return decrypt_key(self._services, user)
+
+    @asynccontextmanager
+    async def _admitted(self, credentials: Credentials) -> AsyncIterator[Identity]:
+        """Who it is. Whoever is refused too often has to wait: each refusal costs work and a row of
+        the audit log."""
+        who = await self._authentication.identify(credentials)
+        source = str(who.requester)
+        self._refusals.check(source)
+        try:
+            yield who
+        except PKIError as error:
+            if error.code not in _NO_FAULT_OF_THE_CLIENT:
+                self._refusals.count(source)
+            raise
 
     @asynccontextmanager
     async def _recorded(self, asked: CertificateRequest) -> AsyncIterator[None]:

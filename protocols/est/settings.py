@@ -69,3 +69,8 @@ class ESTSettings(Section):
     failures_per_user: Limit = Field(
         Rate(count=10, period=dt.timedelta(minutes=15)), description="Failed logins per user"
     )
+    refusals_per_client: Limit = Field(
+        Rate(count=100, period=dt.timedelta(minutes=15)),
+        description="Refused requests per user or client certificate, in each worker; each is in "
+        "the audit log, and beyond that the client has to wait",
+    )
