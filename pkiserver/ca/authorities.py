@@ -41,9 +41,10 @@ class Authorities(AuthorityRollover):
 
     async def create_root(self, name: str, wish: Wish, kind: KeyKind, *, actor: str) -> Authority:
         """A new self-signed root."""
-        self._require_free(name)
-        plan = ca_certificate.plan_root(wish, self._clock.now())
-        await self._create(name, plan, kind, actor)
+        async with self.recording_refusals(actor, "create", name):
+            self._require_free(name)
+            plan = ca_certificate.plan_root(wish, self._clock.now())
+            await self._create(name, plan, kind, actor)
         return self.get(name)
 
     async def create(
@@ -52,14 +53,16 @@ class Authorities(AuthorityRollover):
         """A new CA below one of ours (the generation of its line that issues now), within the
         parent's path length, names and lifetime. `PKIError` REFUSED_BY_PROFILE or REFUSED_NAME
         says which rule is against it."""
-        self._require_free(name)
-        await self._create(name, self._plan_child(self.current(parent), wish), kind, actor)
+        async with self.recording_refusals(actor, "create", name):
+            self._require_free(name)
+            await self._create(name, self._plan_child(self.current(parent), wish), kind, actor)
         return self.get(name)
 
     async def request(self, name: str, subject: x509.Name, kind: KeyKind, *, actor: str) -> bytes:
         """A key and a PEM request for an outside CA; the authority waits for `install`."""
-        self._require_free(name)
-        der = await self._request(name, subject, kind, actor)
+        async with self.recording_refusals(actor, "request", name):
+            self._require_free(name)
+            der = await self._request(name, subject, kind, actor)
         return encode_pem("CERTIFICATE REQUEST", der)
 
     async def csr(self, name: str) -> bytes:
@@ -74,15 +77,16 @@ class Authorities(AuthorityRollover):
     ) -> Authority:
         """The answer to `request`: certificates in any order, with the whole chain up to its root.
         `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
-        authority = self.get(name)
-        path = await self._checked(name, certificates, self.key(name).public_key())
+        async with self.recording_refusals(actor, "install", name):
+            authority = self.get(name)
+            path = await self._checked(name, certificates, self.key(name).public_key())
 
-        def work(tx: Transaction) -> None:
-            if store.read_csr(tx, name) is None:
-                raise _awaits_nothing(name)
-            self._adopt(tx, authority.key_id, name, path, actor, "install")
+            def work(tx: Transaction) -> None:
+                if store.read_csr(tx, name) is None:
+                    raise _awaits_nothing(name)
+                self._adopt(tx, authority.key_id, name, path, actor, "install")
 
-        await self._change(None, work)
+            await self._change(None, work)
         return self.get(name)
 
     async def renewal_request(self, name: str) -> bytes:
@@ -124,18 +128,19 @@ class Authorities(AuthorityRollover):
     ) -> Authority:
         """An existing CA: its key, its certificate and the whole chain up to a root, which may be
         one of ours. `PKIError` REFUSED_BY_PROFILE says what is wrong with them."""
-        self._require_free(name)
-        path = await self._checked(name, certificates, key.public_key())
-        new = await self._keep_key(name, key)
-        row = NewAuthority(name, None, new.id, new.spki_sha256)
+        async with self.recording_refusals(actor, "import", name):
+            self._require_free(name)
+            path = await self._checked(name, certificates, key.public_key())
+            new = await self._keep_key(name, key)
+            row = NewAuthority(name, None, new.id, new.spki_sha256)
 
-        def work(tx: Transaction) -> None:
-            self._take(tx, row)
-            if store.key_in_use(tx, new.spki_sha256, name):
-                raise PKIError(ErrorCode.CONFLICT, "another authority has this key")
-            self._adopt(tx, new.id, name, path, actor, "import")
+            def work(tx: Transaction) -> None:
+                self._take(tx, row)
+                if store.key_in_use(tx, new.spki_sha256, name):
+                    raise PKIError(ErrorCode.CONFLICT, "another authority has this key")
+                self._adopt(tx, new.id, name, path, actor, "import")
 
-        await self._change(new, work)
+            await self._change(new, work)
         return self.get(name)
 
     async def add_chain(
@@ -143,20 +148,23 @@ class Authorities(AuthorityRollover):
     ) -> None:
         """A cross certificate, that is another one for the authority's name and key, and what is
         above it: from now on an alternate chain of everything below."""
-        own = self.certificate(name)
-        path = await asyncio.to_thread(ca_path.order, certificates, own.public_key())
-        ca_path.check(path, self._clock.now())
-        if path[0].subject != own.subject:
-            raise ca_certificate.refuse("the certificate is for another name than the authority's")
-        if path[:-1] in self.chains(name):
-            raise PKIError(ErrorCode.CONFLICT, f"authority {name} has this chain already")
-
-        def work(tx: Transaction) -> None:
-            if not store.add_cross_chain(tx, name, path, epoch(self._clock.now())):
+        async with self.recording_refusals(actor, "cross", name):
+            own = self.certificate(name)
+            path = await asyncio.to_thread(ca_path.order, certificates, own.public_key())
+            ca_path.check(path, self._clock.now())
+            if path[0].subject != own.subject:
+                raise ca_certificate.refuse(
+                    "the certificate is for another name than the authority's"
+                )
+            if path[:-1] in self.chains(name):
                 raise PKIError(ErrorCode.CONFLICT, f"authority {name} has this chain already")
-            self._note(tx, actor, "cross", name, about(path[0]))
 
-        await self._change(None, work)
+            def work(tx: Transaction) -> None:
+                if not store.add_cross_chain(tx, name, path, epoch(self._clock.now())):
+                    raise PKIError(ErrorCode.CONFLICT, f"authority {name} has this chain already")
+                self._note(tx, actor, "cross", name, about(path[0]))
+
+            await self._change(None, work)
 
     # Parts
 

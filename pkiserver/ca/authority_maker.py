@@ -2,7 +2,8 @@
 
 A CA certificate of ours goes through the ledger like any other: name, key, serial and to-be-signed
 bytes are durable before a key signs, and its status is asked and changed like that of others. What
-a crash leaves is an authority that is pending without a request; making it again takes over.
+a crash leaves is an authority that is pending without a request; making it again takes over. A key
+that became no authority's is deleted after an hour.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.ca import authority_store as store
-from pkiserver.ca import ca_certificate, ca_path, crl_points, ledger, succession
+from pkiserver.ca import ca_certificate, ca_path, crl_points, key_drafts, ledger, succession
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authority_store import CA_PROFILE, NewAuthority, Path
 from pkiserver.ca.authority_tree import AuthorityTree
@@ -260,12 +261,24 @@ class AuthorityMaker(AuthorityTree):
     async def _under_free_id(self, name: str, keep: Callable[[str], Awaitable[NewKey]]) -> NewKey:
         """The identifier is the authority's name, so that a person finds the key; another one if
         that is taken, by what a crash left or somebody else is at: no key is written over."""
+        now, key_id = self._clock.now(), name
+        taken = self._has_key(name)
+        if taken or not await self._database.write(lambda tx: key_drafts.note(tx, name, now)):
+            key_id = f"{name}-{self._random(8).hex()}"
+            await self._database.write(lambda tx: key_drafts.note(tx, key_id, now))
         try:
-            return await keep(name)
+            return await keep(key_id)
         except PKIError as error:
-            if error.code is not ErrorCode.CONFLICT:
-                raise
-            return await keep(f"{name}-{self._random(8).hex()}")
+            if error.code is ErrorCode.CONFLICT:  # somebody else's, which has to stay
+                await self._database.write(lambda tx: key_drafts.drop(tx, key_id))
+            raise
+
+    def _has_key(self, key_id: str) -> bool:
+        try:
+            self._keys.load(key_id)
+        except PKIError as error:
+            return error.code is not ErrorCode.NOT_FOUND
+        return True
 
     async def _change(self, new: NewKey | None, work: Callable[[Transaction], None]) -> None:
         """Write, then read the tree again. A `new` key goes if it became no authority's; after a
@@ -275,17 +288,25 @@ class AuthorityMaker(AuthorityTree):
         except (PKIError, IntegrityError) as error:
             unknown = isinstance(error, PKIError) and error.code is ErrorCode.UNAVAILABLE
             if new is not None and not unknown:
-                await self._keys.delete(new.id)
+                await self._discard(new.id)
             if isinstance(error, IntegrityError):
                 raise PKIError(ErrorCode.CONFLICT, "the serial number is taken") from error
             raise
         await self.load()
 
+    async def _discard(self, key_id: str) -> None:
+        await self._keys.delete(key_id)
+        await self._database.write(lambda tx: key_drafts.drop(tx, key_id))
+
     def _take(self, tx: Transaction, row: NewAuthority, place: Place | None = None) -> None:
-        """The name and, if any, the place in the line."""
+        """The name for a new key and, if any, the place in the line."""
         now = epoch(self._clock.now())
+        before = store.key_of(tx, row.name)
         if not store.add_pending(tx, row, now):
             raise _taken(row.name, pending=store.is_pending(tx, row.name))
+        key_drafts.take(tx, row.key_id)
+        if before not in (None, row.key_id):  # of whoever was interrupted
+            key_drafts.leave(tx, before)
         if place is not None and not store.succeed(
             tx, place.predecessor, row.name, place.activates, now
         ):

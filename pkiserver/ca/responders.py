@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
 )
 
-from pkiserver.ca import encoding, ledger
+from pkiserver.ca import encoding, key_drafts, ledger
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.model import Authority, Prepared
@@ -33,8 +33,6 @@ from pkiserver.pkix import cert
 from pkiserver.storage import Database, Reader, Row, Transaction
 
 _LEASE = dt.timedelta(minutes=1)
-_GIVEN_UP = dt.timedelta(hours=1)
-"""After so long whoever was making a responder has crashed."""
 
 _BEST = (
     "SELECT key_id, certificate, not_before, not_after FROM responders "
@@ -122,27 +120,23 @@ class Responders:
 
     async def forget_expired(self) -> int:
         """Delete the keys of responders whose certificates are over, and those a crash left
-        without a certificate; how many."""
+        without a purpose; how many."""
         now = self._clock.now()
-
-        def work(reader: Reader) -> list[Row]:
-            over = reader.all("SELECT key_id FROM responders WHERE not_after < ?", (epoch(now),))
-            left = reader.all(
-                "SELECT key_id FROM responder_drafts WHERE begun < ?", (epoch(now - _GIVEN_UP),)
+        rows = await self._database.read(
+            lambda reader: reader.all(
+                "SELECT key_id FROM responders WHERE not_after < ?", (epoch(now),)
             )
-            return over + left
-
-        rows = await self._database.read(work)
+        )
         for (key_id,) in rows:
             await self._forget(key_id)
-        return len(rows)
+        return len(rows) + await key_drafts.forget_left(self._database, self._keys, now)
 
     async def _forget(self, key_id: str) -> None:
         """The key goes before the row that knows of it."""
 
         def work(tx: Transaction) -> None:
             tx.execute("DELETE FROM responders WHERE key_id = ?", (key_id,))
-            tx.execute("DELETE FROM responder_drafts WHERE key_id = ?", (key_id,))
+            key_drafts.drop(tx, key_id)
 
         await self._keys.delete(key_id)
         await self._database.write(work)
@@ -193,10 +187,7 @@ class Responders:
             (_lease(issuer), holder, epoch(now + _LEASE), epoch(now)),
         )
         if won:
-            tx.execute(
-                "INSERT INTO responder_drafts (key_id, begun) VALUES (?, ?)",
-                (draft.key_id, epoch(now)),
-            )
+            key_drafts.note(tx, draft.key_id, now)
         return bool(won)
 
     async def _issue(self, draft: _Draft, key: PrivateKey) -> None:
@@ -229,8 +220,7 @@ class Responders:
     def _complete(self, tx: Transaction, draft: _Draft, prepared: Prepared, der: bytes) -> None:
         if not ledger.complete(tx, prepared.id, der):
             raise PKIError(ErrorCode.CONFLICT, "the responder's certificate was finished elsewhere")
-        if not tx.execute("DELETE FROM responder_drafts WHERE key_id = ?", (draft.key_id,)):
-            raise PKIError(ErrorCode.CONFLICT, "making the responder took too long")
+        key_drafts.take(tx, draft.key_id)
         tx.execute(
             "INSERT INTO responders (key_id, issuer, certificate, not_before, not_after) "
             "VALUES (?, ?, ?, ?, ?)",

@@ -2,7 +2,8 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,7 +22,16 @@ from pkiserver.config_types import KeyKind
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, cert
 from pkiserver.storage import Transaction
-from tests.ca.authority_support import ACTOR, DAY, NOW, World, open_world, wish
+from tests.ca.authority_support import (
+    ACTOR,
+    DAY,
+    NOW,
+    World,
+    new_key,
+    open_world,
+    outside_root,
+    wish,
+)
 
 BACKDATED = NOW.replace(microsecond=0) - dt.timedelta(minutes=5)
 
@@ -253,6 +263,30 @@ async def test_invariant_7_each_step_is_in_the_audit_log(world: World) -> None:
     ]
 
 
+async def test_invariant_9_refusals_are_in_the_audit_log_with_their_cause(world: World) -> None:
+    tree, key = world.authorities, new_key()
+    stranger = outside_root().path
+    await world.root()
+    before = await world.actions()
+    wanted = subject_name("CN=Else")
+    attempts: list[tuple[str, Coroutine[Any, Any, object]]] = [
+        ("create", tree.create_root("root", wish("Again", 10), "p256", actor=ACTOR)),
+        ("create", tree.create("sub", "nobody", wish("Sub", 10), "p256", actor=ACTOR)),
+        ("request", tree.request("root", wanted, "p256", actor=ACTOR)),
+        ("install", tree.install("root", stranger, actor=ACTOR)),
+        ("import", tree.import_("other", stranger, key, actor=ACTOR)),
+        ("cross", tree.add_chain("root", stranger, actor=ACTOR)),
+    ]
+    for _, attempt in attempts:
+        with pytest.raises(PKIError) as caught:
+            await attempt
+        (row,) = await world.all("SELECT detail FROM audit ORDER BY sequence DESC LIMIT 1")
+        assert json.loads(row[0]) == {"code": caught.value.code.value, "cause": caught.value.detail}
+    actions = await world.actions()
+    assert [each[0] for each in actions[len(before) :]] == [f"authority.{a}" for a, _ in attempts]
+    assert {each[2] for each in actions[len(before) :]} == {"refused"}
+
+
 async def test_invariant_6_of_many_who_want_a_name_one_gets_it(world: World) -> None:
     await world.root()
     processes = [await world.another_process() for _ in range(6)]
@@ -339,9 +373,10 @@ async def test_a_failure_between_the_transactions_is_settled_at_once(world: Worl
     await process.load()
     with pytest.raises(PKIError, match="disk is full"):
         await process.create("issuing", "root", wish("Issuing", 10), "p256", actor=ACTOR)
-    assert (await world.actions())[-2:] == [
+    assert (await world.actions())[-3:] == [
         ("authority.create", "issuing", "reserved"),
         ("authority.create", "issuing", "failed"),
+        ("authority.create", "issuing", "refused"),
     ]
     assert await world.all("SELECT 1 FROM certificates WHERE status = 'abandoned'")
     assert (await world.child("issuing")).status is AuthorityStatus.ACTIVE

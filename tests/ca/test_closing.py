@@ -269,7 +269,7 @@ asyncio.run(main())
     ("name", "when", "number"),
     [
         ("root", "before", 1), ("root", "after", 1), ("root", "after", 2), ("root", "after", 3),
-        ("issuing", "after", 1),
+        ("root", "after", 4), ("issuing", "after", 1), ("issuing", "after", 2),
     ],
 )  # fmt: skip
 async def test_invariant_1_a_rotation_that_is_killed_is_whole_or_can_be_made_again(
@@ -302,7 +302,7 @@ async def test_whoever_is_too_early_after_a_crash_is_told_when_to_come_back(
     async with open_world(tmp_path):
         """Made."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CRASH, str(tmp_path), "issuing", "after", "1"
+        sys.executable, "-c", CRASH, str(tmp_path), "issuing", "after", "2"
     )
     assert await process.wait() == -9
     async with open_world(tmp_path, new=False) as world:

@@ -482,7 +482,7 @@ async def test_a_key_that_a_crash_left_without_a_certificate_is_removed(pki: PKI
     await pki.keys.generate(left, "p256")
     begun = int(NOW.timestamp())
     await pki.database.write(
-        lambda tx: tx.execute("INSERT INTO responder_drafts VALUES (?, ?)", (left, begun))
+        lambda tx: tx.execute("INSERT INTO key_drafts VALUES (?, ?)", (left, begun))
     )
     before = sorted((pki.home / "keys").glob("*.key"))
     pki.clock.advance(HOUR)
@@ -514,7 +514,7 @@ async def test_a_failed_responder_leaves_neither_key_nor_draft(
 
 
 async def drafts(pki: PKI) -> list[Row]:
-    return await pki.database.read(lambda reader: reader.all("SELECT * FROM responder_drafts"))
+    return await pki.database.read(lambda reader: reader.all("SELECT * FROM key_drafts"))
 
 
 async def test_unissued_serials_as_unknown(tmp_path: Path) -> None:
