@@ -46,7 +46,7 @@ class Renewals:
 
     async def renewed_by(self, signer: x509.Certificate, request: CertificationRequest) -> bool:
         """Whether a PKCSReq with this request renews the certificate that signed it."""
-        if signer.issuer == signer.subject or not _asks_for_the_same(request, signer):
+        if signer.issuer == signer.subject or not _adds_nothing(request, signer):
             return False
         try:
             await self.renewable(signer)
@@ -79,10 +79,11 @@ class Renewals:
             )
 
 
-def _asks_for_the_same(request: CertificationRequest, old: x509.Certificate) -> bool:
-    """The common names are those of the old certificate, and no alternative name is new."""
-    same_subject = request.common_names == common_names_of(old)
-    return same_subject and set(request.alt_names) <= set(names_of(old))
+def _adds_nothing(request: CertificationRequest, old: x509.Certificate) -> bool:
+    """Every name in the request is in the old certificate, common names in either place."""
+    names = names_of(old)
+    common_names = {*common_names_of(old), *(name.value for name in names)}
+    return set(request.common_names) <= common_names and set(request.alt_names) <= set(names)
 
 
 async def own(services: Services, certificate: x509.Certificate) -> CertificateRecord | None:

@@ -361,6 +361,20 @@ async def test_a_pkcs_req_signed_by_an_old_certificate_for_the_same_names_renews
     assert await world.issued() == 4
 
 
+async def test_a_pkcs_req_with_a_name_as_common_name_renews_a_certificate_without_a_subject(
+    open_world: OpenWorld,
+) -> None:
+    """jscep takes a request for another subject for no renewal, and sends a PKCSReq."""
+    world = await open_world(plain={"profile": "plain"})
+    device = await world.device("plain", common_name="a.example.com")
+    old = (await world.enrol(device, "plain")).certificate
+    assert not old.subject.rdns
+    signer = device.with_certificate(old)
+    rep = await world.send(signer, signer.pkcs_req(None, csr={"key": rsa_key(3)}), "plain")
+    assert rep.status == "0"
+    assert rep.certificate.public_key() == rsa_key(3).public_key()
+
+
 async def test_a_pkcs_req_signed_by_an_old_certificate_for_other_names_is_an_ordinary_one(
     world: World,
 ) -> None:

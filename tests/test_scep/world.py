@@ -34,6 +34,8 @@ PROFILES: dict[str, Any] = {
     "approved": {"issuer": "issuing", "validity": "30d", "subject": "CN={cn}",
                  "require_name": False, "requires_approval": True, "dns": {"allow": ["*"]},
                  "extended_key_usage": ["clientAuth"]},
+    "plain": {"issuer": "issuing", "validity": "30d", "dns": {"allow": ["*"]},
+              "extended_key_usage": ["clientAuth", "serverAuth"]},
 }  # fmt: skip
 
 
