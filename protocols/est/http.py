@@ -2,7 +2,7 @@
 
 Clients are particular (RFC 7030 section 3.2, RFC 8951): names of header fields in Title-Case, a
 Content-Length, a short head that leaves in one write with the body, base64 on one line, an empty
-body with 401. Refusals are short texts.
+body with 401 and 202. Refusals are short texts.
 """
 
 import re
@@ -139,8 +139,7 @@ def _certificate(certificate: x509.Certificate) -> bytes:
 def _enrolled(outcome: Outcome) -> Reply:
     if isinstance(outcome, Wait):
         seconds = max(1, int(outcome.retry_after.total_seconds()))
-        text = b"the request is waiting; send it again later\n"
-        return Reply(202, _PLAIN, text, headers=(("Retry-After", str(seconds)),))
+        return Reply(202, headers=(("Retry-After", str(seconds)),))
     body = codec.encode_base64(_certificate(outcome))
     return Reply(media_type=CERTS_ONLY, body=body, base64=True)
 
