@@ -40,6 +40,7 @@ class _Connection:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self._iterated: list[sqlite3.Cursor] = []
 
     def one(self, sql: str, params: Sequence[SQLValue] = ()) -> Row | None:
         row: Row | None = self._run(sql, params).fetchone()
@@ -49,7 +50,15 @@ class _Connection:
         return self._run(sql, params).fetchall()
 
     def each(self, sql: str, params: Sequence[SQLValue] = ()) -> Iterator[Row]:
-        yield from self._run(sql, params)
+        cursor = self._run(sql, params)
+        self._iterated.append(cursor)
+        return cursor
+
+    def end_iterations(self) -> None:
+        """A statement that was not read to its end holds on to its snapshot beyond the end of the
+        transaction: whatever the connection said next would be of that moment."""
+        while self._iterated:
+            self._iterated.pop().close()
 
     def joined(self, sql: str, params: Sequence[SQLValue] = ()) -> tuple[bytes, int]:
         # group_concat takes the octets of a BLOB as they are, NUL included. Unlike with rows, the
@@ -209,6 +218,7 @@ class _Visit:
             for job in self._jobs:
                 raw.execute("SAVEPOINT job")
                 job.run(self._connection)
+                self._connection.end_iterations()
                 if job.error is not None:
                     raw.execute("ROLLBACK TO job")
                 raw.execute("RELEASE job")
@@ -245,8 +255,11 @@ class SQLiteDatabase:
 
     async def change_mark(self) -> int:
         """PRAGMA data_version changes with every commit of another connection; on this one nothing
-        is ever committed, so that is every commit of anybody."""
+        is ever committed, so that is every commit of anybody. It would stand still inside a
+        transaction, so there must be none left open."""
         self._require_open()
+        if self._inline.raw.in_transaction:
+            raise PKIError(ErrorCode.UNAVAILABLE, "the database does not answer: a look-up is open")
         try:
             mark: int = self._inline.raw.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error as error:
@@ -341,6 +354,7 @@ def _snapshot(connection: _Connection, work: Callable[[Reader], T]) -> T:
         try:
             return work(connection)
         finally:
+            connection.end_iterations()
             connection.raw.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise _unavailable(error) from error

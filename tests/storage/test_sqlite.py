@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,45 @@ async def test_a_full_disk_fails_what_it_concerns_and_nothing_is_half_done(tmp_p
     assert await database.read(count) == (outcomes.count(1),)
     raw.execute("PRAGMA max_page_count = 100000")
     assert await database.write(add) == 1
+    await database.close()
+
+
+@pytest.mark.parametrize("method", ["lookup", "read"])
+async def test_rows_that_nobody_reads_hold_on_to_no_snapshot(tmp_path: Path, method: str) -> None:
+    """A statement outlives ROLLBACK: look-ups and the change mark would stand still for good."""
+    one, two = await opened(tmp_path), SQLiteDatabase(tmp_path / "pki.db")
+    for _ in range(3):
+        await one.write(add)
+
+    def begun(reader: Reader) -> Iterator[Row]:
+        rows = reader.each("SELECT id FROM things")
+        assert next(rows) == (1,)
+        return rows
+
+    run = getattr(one, method)
+    rows = [await run(begun) for _ in range(4)]
+    for expected in (4, 5):
+        before = await one.change_mark()
+        await two.write(add)
+        assert await one.change_mark() != before
+        assert [await run(count) for _ in range(4)] == [(expected,)] * 4
+    with pytest.raises(sqlite3.ProgrammingError):
+        next(rows[0])
+    await one.write(lambda tx: begun(tx))
+    assert await two.write(add) == await one.write(add) == 1
+    await one.close()
+    await two.close()
+
+
+async def test_no_change_mark_inside_a_look_up(tmp_path: Path) -> None:
+    """It would be that of the look-up's moment, whatever was committed since."""
+    database = await opened(tmp_path)
+    database._inline.raw.execute("BEGIN")
+    with pytest.raises(PKIError) as caught:
+        await database.change_mark()
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    database._inline.raw.execute("ROLLBACK")
+    assert await database.change_mark() == await database.change_mark()
     await database.close()
 
 
