@@ -198,15 +198,15 @@ def java_driver(name: str) -> Callable[[], Path]:
         javac = debian("javac", "default-jdk-headless")()
         if missing := [path.name for path in JARS if not path.exists()]:
             raise ToolMissing(f"{', '.join(missing)}: apt-get install libbcpkix-java libbctls-java")
+        source = Path(__file__).with_name("java") / f"{name}.java"
         folder = CACHE / f"java-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         words = [javac, "-Xlint:all,-path", "-Werror", "-d", folder]
-        words += [
-            "-cp",
-            ":".join(map(str, JARS)),
-            Path(__file__).with_name("java") / f"{name}.java",
-        ]
-        run(words, cwd=folder)
+        made = folder / f"{name}.class"
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+                run([*words, "-cp", ":".join(map(str, JARS)), source], cwd=folder)
         return folder
 
     return load
