@@ -93,11 +93,15 @@ def encrypt_key(
     scheme: KeyTransport,
     oaep_digest: str,
 ) -> KeyTransRecipientInfo:
-    """For the holder of the certificate (DER), named by issuer and serial number."""
+    """For the holder of the certificate (DER), named by issuer and serial number. PKIError
+    BAD_ALGORITHM if the key is too short for this padding."""
     algorithm = Algorithm(oids.RSA, _NULL)
     if scheme == "oaep":
         algorithm = Algorithm(oids.RSA_OAEP, _oaep_parameters(oaep_digest))
-    encrypted = public_key.encrypt(key, padding_of(algorithm))
+    try:
+        encrypted = public_key.encrypt(key, padding_of(algorithm))
+    except ValueError:
+        refuse_algorithm("the RSA key is too short for what is to be encrypted with it")
     return KeyTransRecipientInfo(content_info.issuer_and_serial(certificate), algorithm, encrypted)
 
 

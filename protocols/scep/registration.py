@@ -2,9 +2,10 @@
 answers (RFC 8894 sections 2.1.2 and 2.2), so that a CA of any kind of key can serve SCEP.
 
 Its certificate comes from the CA through issuance like any other. A new one is made when a third
-of the lifetime is left; the ones before go on decrypting until they end, for devices that fetched
-them. Of all processes one makes it, by a lease. The row that belongs to it is written together
-with the intent to sign, so a crash leaves either nothing or what recovery completes.
+of the lifetime is left; the ones before go on decrypting until they end or their CA is closed, for
+devices that fetched them. Of all processes one makes it, by a lease. The row that belongs to it is
+written together with the intent to sign, so a crash leaves either nothing or what recovery
+completes, and a key that its draft knows of.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from pkiserver.ca import key_drafts
 from pkiserver.ca.model import CertificateRequest, Prepared, Requester
 from pkiserver.clock import epoch
 from pkiserver.config import ProfileSettings
@@ -35,17 +37,27 @@ CERTIFICATE_REQUEST_AGENT = "1.3.6.1.4.1.311.20.2.1"
 _LEASE = dt.timedelta(minutes=1)
 _PATIENCE = 10.0
 _LOOK = 0.1
+_RETRY = dt.timedelta(seconds=30)
+"""After a failure: each attempt costs a key and a refusal in the audit log, and everybody may ask
+for the CA certificates."""
 _REQUESTER = Requester("scep", "registration-authority")
 
 _SELECT = (
     "SELECT r.key_id, c.der, c.issuer FROM scep_registrations r "
     "JOIN certificates c ON c.id = r.certificate "
     "WHERE r.issuer = ? AND r.not_after > ? AND c.status = 'issued' AND c.revoked_at IS NULL "
+    "AND c.issuer NOT IN (SELECT authority FROM closures) "  # nothing could revoke it any more
 )
 _ALL = _SELECT + "ORDER BY r.not_after DESC, r.key_id"
 _BEST = (
     _SELECT + "AND r.kind = ? ORDER BY CASE WHEN c.issuer = ? THEN 0 ELSE 1 END, "
     "r.not_after DESC, r.key_id LIMIT 1"
+)
+
+_OVER = (
+    "SELECT r.key_id FROM scep_registrations r JOIN certificates c ON c.id = r.certificate "
+    "WHERE r.not_after <= ? OR c.status = 'abandoned' "
+    "OR c.issuer IN (SELECT authority FROM closures)"
 )
 
 _log = structlog.get_logger("protocols.scep.registration")
@@ -92,6 +104,7 @@ class RegistrationAuthorities:
         self._random_bytes = random_bytes
         self._open: dict[str, RegistrationAuthority] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._failed: dict[str, tuple[dt.datetime, PKIError]] = {}
         for registration in self._registrations:
             # Recovery finishes what is of a known profile. A new home has no authority yet.
             with contextlib.suppress(PKIError):
@@ -105,7 +118,10 @@ class RegistrationAuthorities:
         )
         waited = 0.0
         while found is None:
-            await self.ensure(registration)
+            try:
+                await self.ensure(registration)
+            except PKIError as error:
+                raise PKIError(ErrorCode.UNAVAILABLE, error.detail) from error
             found = await self._services.database.lookup(
                 lambda reader: self._best(reader, registration)
             )
@@ -138,25 +154,43 @@ class RegistrationAuthorities:
         await self._forget_expired()
 
     async def ensure(self, registration: Registration) -> bool:
-        """Make one if there is none that is fresh; whether one was made. Raises `PKIError`."""
+        """Make one if there is none that is fresh; whether one was made. Raises `PKIError`, the
+        same for a while without another attempt."""
         async with self._locks.setdefault(registration.lease, asyncio.Lock()):
             if await self._services.database.lookup(lambda r: self._is_fresh(r, registration)):
                 return False
-            holder = self._random_bytes(8).hex()
-            if not await self._services.database.write(
-                lambda tx: self._claim(tx, registration, holder)
-            ):
-                return False
+            self._refuse_haste(registration)
             try:
-                await self._make(registration)
-            finally:
-                await self._services.database.write(
-                    lambda tx: tx.execute(
-                        "DELETE FROM leases WHERE name = ? AND holder = ?",
-                        (registration.lease, holder),
-                    )
+                return await self._make_alone(registration)
+            except PKIError as error:
+                self._failed[registration.lease] = self._services.clock.now(), error
+                raise
+
+    def _refuse_haste(self, registration: Registration) -> None:
+        since, error = self._failed.get(registration.lease, (None, None))
+        if since is not None and error is not None:
+            if self._services.clock.now() < since + _RETRY:
+                raise error
+            del self._failed[registration.lease]
+
+    async def _make_alone(self, registration: Registration) -> bool:
+        """Whether it was for this process to make it."""
+        holder = self._random_bytes(8).hex()
+        key_id = f"scep-{registration.issuer}-{holder}"
+        if not await self._services.database.write(
+            lambda tx: self._claim(tx, registration, holder, key_id)
+        ):
+            return False
+        try:
+            await self._make(registration, key_id)
+        finally:
+            await self._services.database.write(
+                lambda tx: tx.execute(
+                    "DELETE FROM leases WHERE name = ? AND holder = ?",
+                    (registration.lease, holder),
                 )
-            return True
+            )
+        return True
 
     # Reading
 
@@ -193,26 +227,27 @@ class RegistrationAuthorities:
 
     # Making
 
-    def _claim(self, tx: Transaction, registration: Registration, holder: str) -> bool:
-        """Take the lease, unless somebody has it or has just done the work."""
+    def _claim(self, tx: Transaction, registration: Registration, holder: str, key_id: str) -> bool:
+        """Take the lease, unless somebody has it or has just done the work, and note which key is
+        going to be made."""
         if self._is_fresh(tx, registration):
             return False
         now = self._services.clock.now()
-        return bool(
-            tx.execute(
-                "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-                "until = excluded.until WHERE leases.until <= ?",
-                (registration.lease, holder, epoch(now + _LEASE), epoch(now)),
-            )
+        won = tx.execute(
+            "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
+            "until = excluded.until WHERE leases.until <= ?",
+            (registration.lease, holder, epoch(now + _LEASE), epoch(now)),
         )
+        if won:
+            key_drafts.note(tx, key_id, now)
+        return bool(won)
 
-    async def _make(self, registration: Registration) -> None:
+    async def _make(self, registration: Registration, key_id: str) -> None:
         services = self._services
-        self._add_profile(registration)
-        key_id = f"scep-{registration.issuer}-{self._random_bytes(8).hex()}"
-        key = await services.keys.generate(key_id, registration.kind)
         try:
+            self._add_profile(registration)
+            key = await services.keys.generate(key_id, registration.kind)
             assert isinstance(key, rsa.RSAPrivateKey)  # noqa: S101  its kind is one of RSA
             csr = await asyncio.to_thread(_csr, key)
             prepared = await services.issuance.prepare(
@@ -241,26 +276,25 @@ class RegistrationAuthorities:
             )
         )
         if row is None:
-            await self._services.keys.delete(key_id)
+            await self._forget(key_id)
 
     async def _forget_expired(self) -> None:
         """Keys whose certificates are over or never came to be."""
         now = epoch(self._services.clock.now())
-        rows = await self._services.database.read(
-            lambda reader: reader.all(
-                "SELECT r.key_id FROM scep_registrations r "
-                "JOIN certificates c ON c.id = r.certificate "
-                "WHERE r.not_after <= ? OR c.status = 'abandoned'",
-                (now,),
-            )
-        )
+        rows = await self._services.database.read(lambda reader: reader.all(_OVER, (now,)))
         for (key_id,) in rows:
-            await self._services.keys.delete(key_id)
-            self._open.pop(key_id, None)
-        if rows:
-            await self._services.database.write(
-                lambda tx: tx.execute_many("DELETE FROM scep_registrations WHERE key_id = ?", rows)
-            )
+            await self._forget(key_id)
+
+    async def _forget(self, key_id: str) -> None:
+        """The key goes before the row that knows of it."""
+
+        def work(tx: Transaction) -> None:
+            tx.execute("DELETE FROM scep_registrations WHERE key_id = ?", (key_id,))
+            key_drafts.drop(tx, key_id)
+
+        await self._services.keys.delete(key_id)
+        self._open.pop(key_id, None)
+        await self._services.database.write(work)
 
     def _ca(self, registration: Registration) -> x509.Certificate:
         """Of the authority that issues now."""
@@ -309,6 +343,7 @@ def _escaped(value: str) -> str:
 
 
 def _enter(registration: Registration, key_id: str, prepared: Prepared, tx: Transaction) -> None:
+    key_drafts.take(tx, key_id)
     tx.execute(
         "INSERT INTO scep_registrations (key_id, issuer, kind, certificate, not_after) "
         "VALUES (?, ?, ?, ?, ?)",

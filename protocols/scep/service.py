@@ -8,13 +8,14 @@ ciphertext of somebody else holds; the log has the cause.
 
 import asyncio
 import contextlib
+import datetime as dt
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from pkiserver.ca import encoding, inventory
 from pkiserver.ca.audit import JSON
@@ -24,11 +25,12 @@ from pkiserver.cms.key_transport import KeyTransport, scheme_of
 from pkiserver.cms.recipients import KeyTransRecipientInfo
 from pkiserver.cms.signatures import LEGACY_DIGESTS, hash_of
 from pkiserver.cms.signed_data import ToBeSigned
+from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import csr
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Budget, Failures, site
 from protocols.scep import messages
 from protocols.scep.capabilities import capabilities
 from protocols.scep.challenge import Validator
@@ -49,18 +51,32 @@ _UNREADABLE = "the message cannot be decrypted, or is not what its type says"
 _ANSWERED_WITH = {"des-cbc": "des-ede3-cbc"}
 """Single DES is read where it has to be, never written: who can read it can read triple DES."""
 _DIGESTS = frozenset({"sha224", "sha256", "sha384", "sha512"})
-_COUNTED = frozenset(
+_NOT_COUNTED = frozenset(
     {
-        ErrorCode.UNAUTHORIZED,
-        ErrorCode.BAD_SIGNATURE,
-        ErrorCode.BAD_ALGORITHM,
-        ErrorCode.MALFORMED,
-        ErrorCode.NOT_FOUND,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.CONFLICT,
+        ErrorCode.UNAVAILABLE,
+        ErrorCode.CONFIGURATION,
+        ErrorCode.INTERNAL,
     }
 )
-"""What takes neither a challenge nor a certificate of ours to cause."""
+"""What is not the doing of who sent the message."""
+MOST_CRL = 1 << 20
+"""Octets of a list that goes into a message: each is encrypted anew, for whoever asks."""
+_RECORDED = Rate(count=1000, period=dt.timedelta(hours=1))
+"""Refusals in the audit log, of a section and process: from ever so many addresses no more."""
 
 _log = structlog.get_logger("protocols.scep.service")
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A message and who answers it: the registration authority it is encrypted for, as the client
+    may know no other, once that is seen."""
+
+    message: PKIMessage
+    address: str
+    authority: RegistrationAuthority
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +122,7 @@ class SCEPService:
         self._failures = Failures(
             settings.failures_per_address, services.clock, "scep.failures_per_address"
         )
+        self._recorded = Budget(_RECORDED, services.clock)
         self._random_bytes = random_bytes
         self._substitute = services.derive_secret("scep: substitute key")
 
@@ -149,21 +166,23 @@ class SCEPService:
         """The answer to a message. Raises `MalformedMessage` for what is no message, `PKIError`
         UNAVAILABLE if there is nothing to sign answers with."""
         message = messages.parse(data)
-        authority = await self._registrations.current(self._registration)
+        current = await self._registrations.current(self._registration)
+        exchange = _Exchange(message, address, current)
         try:
             self._failures.check(site(address))
-            rep = await self._served(message, address)
+            rep = await self._served(exchange)
         except PKIError as error:
             await self._note(message, address, error)
             rep = CertRep(PKIStatus.FAILURE, fail_info=fail_info(error), text=fail_info_text(error))
         nonce = self._random_bytes(NONCE_SIZE)
         tbs = messages.answer(rep, message, self._digest(message), nonce)
-        return await self._signed(authority, tbs)
+        return await self._signed(exchange.authority, tbs)
 
-    async def _served(self, message: PKIMessage, address: str) -> CertRep:
+    async def _served(self, exchange: _Exchange) -> CertRep:
+        message = exchange.message
         usable = await self._registrations.usable(self._registration)
-        opened = await asyncio.to_thread(self._open, message, usable)
-        result = await self._dispatch(message, opened, address)
+        opened = await asyncio.to_thread(self._open, exchange, usable)
+        result = await self._dispatch(message, opened, exchange.address)
         if result.pending:
             return CertRep(PKIStatus.PENDING)
         envelope = await asyncio.to_thread(self._enveloped, message, opened, result)
@@ -192,7 +211,7 @@ class SCEPService:
         except MalformedMessage as error:
             raise _unreadable() from error
         password = ask.csr.challenge_password
-        _check_answerable(message.certificate, password)
+        self._check_answerable(message, opened, password)
         signer = message.certificate
         first = message.message_type == MessageType.PKCS_REQ
         if first and not await self.enrolments.is_renewal(ask, signer):
@@ -232,13 +251,20 @@ class SCEPService:
         for authority in self._services.authorities.line(self._registration.issuer):
             certificate = authority.certificate
             if certificate is not None and encoding.fields_of(certificate).subject == wanted.issuer:
-                return _Result(crls=[(await self._services.status.crl(authority.name)).der])
+                crl = (await self._services.status.crl(authority.name)).der
+                if len(crl) > MOST_CRL:
+                    raise Refusal(
+                        FailInfo.BAD_REQUEST,
+                        "the CRL is too large for a message: get it from its distribution point",
+                        rule="scep.getCRL",
+                    )
+                return _Result(crls=[crl])
         raise _no_certificate()
 
     # Cryptography, in a thread
 
-    def _open(self, message: PKIMessage, usable: Sequence[RegistrationAuthority]) -> _Opened:
-        legacy = self.settings.legacy
+    def _open(self, exchange: _Exchange, usable: Sequence[RegistrationAuthority]) -> _Opened:
+        message, legacy = exchange.message, self.settings.legacy
         messages.verify(message, allow_legacy=legacy)
         if message.envelope is None:
             raise Refusal(
@@ -251,6 +277,7 @@ class SCEPService:
                 FailInfo.BAD_MESSAGE_CHECK, error.detail, code=ErrorCode.MALFORMED
             ) from error
         authority, info = _recipient(enveloped, usable)
+        exchange.authority = authority
         try:
             data = enveloped_data.decrypt_key_transport(
                 enveloped,
@@ -268,12 +295,22 @@ class SCEPService:
     def _enveloped(self, message: PKIMessage, opened: _Opened, result: _Result) -> bytes:
         """For the certificate the request was signed with, in the request's own algorithms."""
         content = certs_only.encode(result.certificates, result.crls)
+        return self._encrypted(content, message, opened, result.password)
+
+    def _check_answerable(self, message: PKIMessage, opened: _Opened, password: str | None) -> None:
+        """Tried before anything is issued that could not be sent: there are keys that nothing, or
+        not this much, can be encrypted for."""
+        if password is None or _is_rsa(message):
+            self._encrypted(b"", message, opened, None)
+
+    def _encrypted(
+        self, content: bytes, message: PKIMessage, opened: _Opened, password: str | None
+    ) -> bytes:
         algorithm = opened.content_encryption
         algorithm = _ANSWERED_WITH.get(algorithm, algorithm)
-        is_rsa = isinstance(message.certificate.public_key(), rsa.RSAPublicKey)
-        if not is_rsa and result.password is not None:
+        if password is not None and not _is_rsa(message):
             return enveloped_data.encrypt_password(
-                content, result.password.encode(), algorithm, random_bytes=self._random_bytes
+                content, password.encode(), algorithm, random_bytes=self._random_bytes
             )
         scheme, digest = opened.key_transport
         return enveloped_data.encrypt(
@@ -299,8 +336,9 @@ class SCEPService:
     # Refusals
 
     async def _note(self, message: PKIMessage, address: str, error: PKIError) -> None:
-        """Into the audit log under the transactionID, except what the limit keeps out of it."""
-        if error.code in _COUNTED:
+        """Into the audit log under the transactionID, except what the limits keep out of it: that
+        is in the server's log alone, and how much it was in the next row."""
+        if error.code not in _NOT_COUNTED:
             self._failures.count(site(address))
         cause = error.__cause__
         detail: dict[str, JSON] = {
@@ -312,9 +350,11 @@ class SCEPService:
             "label": self.label,
             "address": address,
         }
-        if error.code is ErrorCode.RATE_LIMITED:
+        if error.code is ErrorCode.RATE_LIMITED or not self._recorded.take():
             _log.warning("refused", transaction=message.transaction_id, **detail)
             return
+        if (missing := self._recorded.missed()) > 0:
+            detail["refusals not recorded before"] = missing
         await self._services.database.write(
             lambda tx: self._services.audit.append(
                 tx,
@@ -325,6 +365,10 @@ class SCEPService:
                 detail=detail,
             )
         )
+
+
+def _is_rsa(message: PKIMessage) -> bool:
+    return isinstance(message.certificate.public_key(), rsa.RSAPublicKey)
 
 
 def _result(certificate: bytes | None, password: str | None) -> _Result:
@@ -350,17 +394,6 @@ def _recipient(
         code=ErrorCode.BAD_SIGNATURE,
         rule="scep.recipient",
     )
-
-
-def _check_answerable(certificate: x509.Certificate, password: str | None) -> None:
-    """Before anything is issued that could not be sent."""
-    key = certificate.public_key()
-    if password is None and not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise Refusal(
-            FailInfo.BAD_ALG,
-            "nothing can be encrypted for the key that signed the message",
-            code=ErrorCode.BAD_ALGORITHM,
-        )
 
 
 def _issuer_and_serial(data: bytes) -> IssuerAndSerialNumber:
