@@ -228,16 +228,18 @@ class Enrolments:
         return await self._wait(enrolment.key)
 
     async def _issue_approved(self, enrolment: Enrolment, approval: Approval) -> bytes:
-        prepared = await self._services.issuance.prepare(
-            await self._filed_request(enrolment), approval=approval.id
-        )
+        request = await self._filed_request(enrolment)
 
-        def reserved(tx: Transaction) -> None:
-            if not store.attach(tx, enrolment.id, prepared.id):
+        def reserved(tx: Transaction, certificate: str) -> None:
+            if not store.attach(tx, enrolment.id, certificate):
                 raise _Overtaken
 
+        issuance = self._services.issuance
         try:
-            issued = await self._services.issuance.issue(prepared, on_reserved=reserved)
+            prepared = await issuance.prepare(request, approval=approval.id)
+            issued = await issuance.issue(
+                prepared, on_reserved=lambda tx: reserved(tx, prepared.id)
+            )
         except PKIError as error:
             if error.code is ErrorCode.CONFLICT:  # the approval is used, or our row has moved on
                 raise _Overtaken from error
@@ -245,7 +247,9 @@ class Enrolments:
         return issued.der
 
     def _reference(self, enrolment: Enrolment) -> str:
-        return f"{self._label}/{enrolment.key.spki_sha256.hex()[:32]}/{enrolment.key.renewal_of}"
+        """Of this enrolment alone: what was approved, or rejected, for one that is over does not
+        count for the next, whose request may be the same octets."""
+        return f"{self._label}/{enrolment.id}"
 
     async def _filed_request(self, enrolment: Enrolment) -> CertificateRequest:
         old = None

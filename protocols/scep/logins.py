@@ -6,27 +6,33 @@ SHA-256 of it is enough, and checking one costs an attacker's flood nothing much
 
 import base64
 import binascii
+import datetime as dt
 import hmac
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 
+import structlog
+
+from pkiserver.ca.audit import JSON
 from pkiserver.clock import epoch
+from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.plugin import Services
 from pkiserver.storage import IntegrityError, Transaction
+from pkiserver.web.failures import Budget, Failures, site
 from protocols.scep import challenge_store as store
 from protocols.scep.challenge_store import Login
 from protocols.scep.one_time import digest
 
-MOST_FAILURES = 10
-WINDOW = 60
-"""Seconds in which an address may fail `MOST_FAILURES` times; each failure is in the audit log, and
-beyond that nothing is checked, let alone recorded."""
-_MOST_ADDRESSES = 10_000
+FAILURES = Rate(count=10, period=dt.timedelta(minutes=1))
+"""Of an address; beyond that nothing is checked, let alone recorded."""
+_RECORDED = Rate(count=1000, period=dt.timedelta(hours=1))
+"""Refusals in the audit log, of a process, from ever so many addresses."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LONGEST_HEADER = 1024
+
+_log = structlog.get_logger("protocols.scep.logins")
 
 
 class Logins:
@@ -37,7 +43,8 @@ class Logins:
     ) -> None:
         self._services = services
         self._random_bytes = random_bytes
-        self._failures: OrderedDict[str, list[int]] = OrderedDict()
+        self._failures = Failures(FAILURES, services.clock, "scep.login")
+        self._recorded = Budget(_RECORDED, services.clock)
 
     async def add(self, name: str, label: str, *, actor: str) -> str:
         """Make a login; its password, which cannot be had again. Raises `PKIError` CONFIGURATION
@@ -73,47 +80,41 @@ class Logins:
     async def authenticate(self, header: str | None, address: str) -> Login:
         """Whose credentials (RFC 7617) these are. Raises `PKIError` UNAUTHORIZED, or RATE_LIMITED
         after too many failures from `address`."""
-        now = epoch(self._services.clock.now())
-        self._refuse_crowd(address, now)
+        self._failures.check(site(address))
         if header is None:  # a client that waits to be asked
             raise PKIError(ErrorCode.UNAUTHORIZED, "a name and a password are needed")
         name, password = credentials(header)
-        known = await self._services.database.lookup(lambda reader: store.login(reader, name))
+        known = await self._find(name)
         expected = bytes(32) if known is None else known[1]
         if hmac.compare_digest(digest(password), expected) and known is not None:
             return known[0]
-        self._note(address, now)
+        self._failures.count(site(address))
+        await self._record(name, address, "no such login" if known is None else "wrong password")
+        raise PKIError(ErrorCode.UNAUTHORIZED, "the name or the password is wrong")
+
+    async def _find(self, name: str) -> tuple[Login, bytes] | None:
+        if not _NAME.fullmatch(name):  # databases do not store every character
+            return None
+        return await self._services.database.lookup(lambda reader: store.login(reader, name))
+
+    async def _record(self, name: str, address: str, cause: str) -> None:
+        shown = name if _NAME.fullmatch(name) else ascii(name[:64])
+        detail: dict[str, JSON] = {"cause": cause, "address": address}
+        if not self._recorded.take():
+            _log.warning("login refused", login=shown, **detail)
+            return
+        if (missing := self._recorded.missed()) > 0:
+            detail["refusals not recorded before"] = missing
         await self._services.database.write(
             lambda tx: self._services.audit.append(
                 tx,
-                actor=f"scep:{name[:64]}",
+                actor=f"scep:{shown}",
                 action="scep.login.refuse",
-                object=f"login:{name[:64]}",
+                object=f"login:{shown}",
                 outcome="refused",
-                detail={
-                    "cause": "no such login" if known is None else "wrong password",
-                    "address": address,
-                },
+                detail=detail,
             )
         )
-        raise PKIError(ErrorCode.UNAUTHORIZED, "the name or the password is wrong")
-
-    def _refuse_crowd(self, address: str, now: int) -> None:
-        failures = [at for at in self._failures.get(address, ()) if at > now - WINDOW]
-        if len(failures) >= MOST_FAILURES:
-            raise PKIError(
-                ErrorCode.RATE_LIMITED,
-                "too many wrong passwords from this address",
-                retry_after=max(1, failures[0] + WINDOW - now),
-            )
-
-    def _note(self, address: str, now: int) -> None:
-        failures = self._failures.setdefault(address, [])
-        failures.append(now)
-        del failures[:-MOST_FAILURES]
-        self._failures.move_to_end(address)
-        if len(self._failures) > _MOST_ADDRESSES:
-            self._failures.popitem(last=False)
 
     def _audit(
         self, tx: Transaction, actor: str, action: str, name: str, label: str | None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pkiserver.app import starlette_app
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.web.edge import Edge
-from protocols.scep.logins import MOST_FAILURES, WINDOW, Logins, credentials
+from protocols.scep.logins import FAILURES, Logins, credentials
 from protocols.scep.one_time import OneTimeChallenges
 from protocols.scep.password_pages import Counter, PasswordPages, Wish, parse_wish
 from tests.test_scep_challenges.world import World, request
@@ -121,6 +121,17 @@ async def test_a_login_of_another_section_has_no_permission(caller: Caller) -> N
     assert await caller.world.rows("SELECT id FROM scep_challenges") == []
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "a\nb", "\x1b[2J", "n" * 500, "\u202e"])
+async def test_names_that_none_can_have(caller: Caller, name: str) -> None:
+    """Not every database stores these, and no terminal should show them."""
+    header = "Basic " + base64.b64encode(f"{name}:x".encode()).decode()
+    assert (await caller.client.get(PAGE, headers={"Authorization": header})).status_code == 401
+    ((actor, thing),) = await caller.world.rows(
+        "SELECT actor, object FROM audit WHERE action = 'scep.login.refuse'"
+    )
+    assert actor.isprintable() and thing.isprintable() and len(actor) < 500 and actor.isascii()
+
+
 @pytest.mark.parametrize("path", [PAGE, HOOK])
 async def test_a_login_is_needed(caller: Caller, path: str) -> None:
     basic = base64.b64encode
@@ -145,20 +156,20 @@ async def test_a_windows_name_and_two_headers(caller: Caller) -> None:
 
 
 async def test_guessing_ends_soon_and_is_in_the_audit_log(caller: Caller) -> None:
-    for number in range(MOST_FAILURES + 3):
+    for number in range(FAILURES.count + 3):
         name = "fleet" if number % 2 else "nobody"
         answer = await caller.client.get(PAGE, auth=(name, "wrong"))
-        assert answer.status_code == (401 if number < MOST_FAILURES else 429)
+        assert answer.status_code == (401 if number < FAILURES.count else 429)
     assert (await caller.client.get(PAGE, auth=("fleet", caller.password))).status_code == 429
     rows = await caller.world.rows(
         "SELECT detail FROM audit WHERE action = 'scep.login.refuse' AND outcome = 'refused'"
     )
-    assert len(rows) == MOST_FAILURES
+    assert len(rows) == FAILURES.count
     assert {json.loads(detail)["cause"] for (detail,) in rows} == {
         "no such login",
         "wrong password",
     }
-    caller.world.clock.advance(dt.timedelta(seconds=WINDOW))
+    caller.world.clock.advance(FAILURES.period)
     await caller.get()
 
 
