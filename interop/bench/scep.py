@@ -75,14 +75,14 @@ def _key(number: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
-def message(number: int, recipient: x509.Certificate) -> bytes:
-    """A PKCSReq of a device of its own."""
+def message(number: int, recipient: x509.Certificate, challenge: str = CHALLENGE) -> bytes:
+    """A PKCSReq of a device of its own; a key serves every eighth of them."""
     key = _key(number % KEYS)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"device-{secrets.token_hex(8)}")])
     now = SystemClock().now()
     own = x509.CertificateBuilder(name, name, key.public_key(), 1 + number, now, now)
     builder = x509.CertificateSigningRequestBuilder().subject_name(name)
-    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, CHALLENGE.encode())
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge.encode())
     request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
     envelope = enveloped_data.encrypt(request, recipient, "aes128-cbc")
     sent = [
