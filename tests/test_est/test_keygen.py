@@ -133,6 +133,13 @@ async def test_encrypted_for_a_user(world: World, wished: tuple[str, ...]) -> No
     assert key.public_key() == certificate.public_key()
 
 
+async def test_the_package_signers_own_certificate_waits_for_nobody(open_world: OpenWorld) -> None:
+    world = await open_world("[profiles.tls-server]\nrequires_approval = true\n[est.default]\n")
+    await world.add_user()
+    request = make_csr(key=new_key(), attributes={DECRYPT_KEY_ID: octets(b"alice")})
+    parts(await world.post("serverkeygen", request, auth=ALICE))
+
+
 async def rsa_client(world: World) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
     key = rsa.generate_private_key(65537, 2048)
     answer = await world.post("simpleenroll", make_csr("dev1", key=key), auth=ALICE)
