@@ -23,12 +23,17 @@ from pathlib import Path
 
 from interop import openssl
 from interop.bench.acme import descendants
-from interop.fuzz import crl, ocsp, scep
+from interop.fuzz import crl, est, ocsp, scep
 from interop.fuzz.cases import Case, Cases, Subject, Target
 from interop.fuzz.client import Client
 from interop.processes import Service, free_ports, listening, run, service
 
-TARGETS: dict[str, Target] = {"ocsp": ocsp.cases, "crl": crl.cases, "scep": scep.cases}
+TARGETS: dict[str, Target] = {
+    "ocsp": ocsp.cases,
+    "crl": crl.cases,
+    "scep": scep.cases,
+    "est": est.cases,
+}
 CLIENTS = 8
 WORKERS = 2
 GROWTH = 16 << 20
@@ -63,6 +68,7 @@ def served(home: Path) -> Iterator[tuple[Subject, Service]]:
         "PKISERVER_LOG__REQUESTS": "false",
         # Nearly everything is a failure here, and what comes after the limit would not be seen.
         "PKISERVER_SCEP__DEFAULT__FAILURES_PER_ADDRESS": "1000000/1s",
+        "PKISERVER_EST__DEFAULT__REFUSALS_PER_CLIENT": "1000000/1s",
     }
     with service([*words, "--workers", WORKERS], cwd=home, env=quiet) as running:
         running.wait_until(lambda: listening(http), 60, "listener")
