@@ -28,6 +28,8 @@ REQUESTED_FIELDS: Mapping[str, x509.ObjectIdentifier] = {
     "uid": NameOID.USER_ID,
 }
 """Fields that stand for what the request's subject says, its word taken for it."""
+IDENTIFYING_FIELDS = frozenset({"serialnumber", "uid", "emailaddress"})
+"""Those of them that say who somebody is, not where he belongs."""
 FIELDS = frozenset({"cn", "dns", "ip", "email", "upn", "uri", *REQUESTED_FIELDS})
 MAX_RDNS = 32
 

@@ -10,14 +10,12 @@ from pkiserver.config import NameRules
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.pkix.names import AltName, NameType, email
-from pkiserver.pkix.subject import REQUESTED_FIELDS, SubjectTemplate
+from pkiserver.pkix.subject import IDENTIFYING_FIELDS, REQUESTED_FIELDS, SubjectTemplate
 from protocols.est.certificates import ClientCertificate
 from protocols.est.settings import ESTSettings
 from protocols.est.store import User
 
 COMMON_NAME = "cn"
-_IDENTIFYING = frozenset({"serialnumber", "uid", "emailaddress"})
-"""Fields of the subject that say who somebody is, not where he belongs."""
 _TYPES = (NameType.DNS, NameType.IP, NameType.EMAIL, NameType.URI, NameType.UPN)
 
 
@@ -84,7 +82,7 @@ def _own_names(own: ClientCertificate) -> _Allowed:
     def field(key: str, text: str) -> bool:
         attributes = own.certificate.subject.get_attributes_for_oid(REQUESTED_FIELDS[key])
         return text in [each.value for each in attributes] or (
-            key in _IDENTIFYING and text in values
+            key in IDENTIFYING_FIELDS and text in values
         )
 
     return _Allowed(
@@ -125,7 +123,7 @@ def _rules(patterns: Mapping[str, Sequence[str]]) -> _Allowed:
 
     def field(key: str, text: str) -> bool:
         # There are no patterns for organisations and places: those are the profile's affair.
-        return key not in _IDENTIFYING or common_name(text) or _is_mailbox(text, alt_name)
+        return key not in IDENTIFYING_FIELDS or common_name(text) or _is_mailbox(text, alt_name)
 
     return _Allowed(common_name, alt_name, field)
 

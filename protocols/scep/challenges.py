@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from pkiserver.errors import PKIError, configuration_error
 from pkiserver.plugin import Job, Services
+from pkiserver.web.failures import Failures
 from protocols.scep.challenge import Validator
 from protocols.scep.challenge_settings import ChallengeSettings, IntuneSettings, WebhookSettings
 from protocols.scep.intune import IntuneValidator
@@ -95,11 +96,15 @@ class Challenges:
                     raise configuration_error(
                         f'scep.{label}: challenge = "none" needs a profile that requires_approval'
                     )
-                return NoChallenge(label)
+                rule = f"scep.{label}.failures_per_address"
+                limit = Failures(settings.failures_per_address, self._services.clock, rule)
+                return NoChallenge(label, limit)
         return self._one_time(label, settings)
 
     def _one_time(self, label: str, settings: SCEPSettings) -> Validator:
-        challenges = OneTimeChallenges(self._services, label, settings.challenge_lifetime)
+        challenges = OneTimeChallenges(
+            self._services, label, settings.challenge_lifetime, profile=settings.profile
+        )
         self._counters[label] = Counter(
             challenges,
             settings.challenge_lifetime,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pkiserver.clock import epoch
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.pkix.csr import CertificationRequest
+from pkiserver.pkix.subject import IDENTIFYING_FIELDS, requested_fields
 from pkiserver.plugin import Services
 from pkiserver.storage import Transaction
 from protocols.scep import challenge_store as store
@@ -39,7 +40,7 @@ class NewChallenge:
 
 
 class OneTimeChallenges:
-    """The one-time challenges of one `[scep.NAME]`; a `Validator`."""
+    """The one-time challenges of one `[scep.NAME]`, whose profile is `profile`; a `Validator`."""
 
     def __init__(
         self,
@@ -47,8 +48,11 @@ class OneTimeChallenges:
         label: str,
         lifetime: dt.timedelta,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        *,
+        profile: str = "",
     ) -> None:
         self._services = services
+        self._profile = profile
         self._label = label
         self._lifetime = lifetime
         self._random_bytes = random_bytes
@@ -104,7 +108,7 @@ class OneTimeChallenges:
         """Refuses what is not one of ours, used, expired, revoked or for another subject."""
         challenge = await self._find(request.challenge)
         _check_usable(challenge, epoch(self._services.clock.now()))
-        _check_subject(challenge, request.csr)
+        self._check_subject(challenge, request.csr)
         return Accepted(
             party=f"{self._label}/{challenge.id}",
             on_reserved=lambda tx, certificate: self._use(tx, challenge, certificate),
@@ -135,6 +139,30 @@ class OneTimeChallenges:
         if not store.use(tx, challenge.id, epoch(self._services.clock.now()), certificate):
             raise _refused("the challenge password was used already", "used")
         self._audit(tx, f"scep:{self._label}/{challenge.id}", "scep.challenge.use", challenge)
+
+    def _check_subject(self, challenge: Challenge, csr: CertificationRequest) -> None:
+        """Every name has to be one the challenge was made for, or whoever got it could add more."""
+        if not challenge.subjects:
+            return
+        named = [*csr.common_names, *(name.value for name in csr.alt_names)]
+        named += self._identifying(challenge, csr)
+        if not named:
+            raise _refused(
+                "the challenge password is for a subject, the request names none", "subject"
+            )
+        for name in named:
+            if not any(matches(pattern, name) for pattern in challenge.subjects):
+                raise _refused("the challenge password is for another subject", "subject", [name])
+
+    def _identifying(self, challenge: Challenge, csr: CertificationRequest) -> Sequence[str]:
+        """Serial numbers, mailboxes and user ids that the profile takes over from the subject."""
+        profile = self._services.issuance.profiles.get(challenge.profile or self._profile)
+        taken = (
+            requested_fields(csr.subject)
+            if profile is None
+            else (profile.subject.requested(csr.subject))
+        )
+        return [text for field, text in taken.items() if field in IDENTIFYING_FIELDS]
 
     def _check(
         self, profile: str | None, subjects: Sequence[str], lifetime: dt.timedelta | None
@@ -196,18 +224,6 @@ def _check_usable(challenge: Challenge, now: int) -> None:
         raise _refused("the challenge password was used already", "used")
     if challenge.expires <= now:
         raise _refused("the challenge password has expired", "expired")
-
-
-def _check_subject(challenge: Challenge, csr: CertificationRequest) -> None:
-    """Every name has to be one the challenge was made for, or whoever got it could add more."""
-    if not challenge.subjects:
-        return
-    named = [*csr.common_names, *(name.value for name in csr.alt_names)]
-    if not named:
-        raise _refused("the challenge password is for a subject, the request names none", "subject")
-    for name in named:
-        if not any(matches(pattern, name) for pattern in challenge.subjects):
-            raise _refused("the challenge password is for another subject", "subject", [name])
 
 
 def _refused(detail: str, rule: str, names: Sequence[str] = ()) -> PKIError:

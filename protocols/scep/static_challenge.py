@@ -4,6 +4,7 @@ import hashlib
 import hmac
 
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
+from pkiserver.web.failures import Failures, site
 from protocols.scep.challenge import Accepted, ChallengeRequest
 from protocols.scep.secret import Secret
 
@@ -45,12 +46,16 @@ class StaticChallenge:
 
 
 class NoChallenge:
-    """For profiles whose certificates a person approves; a `Validator`."""
+    """For profiles whose certificates a person approves; a `Validator`. Requests of an address
+    count against `limit`, so that one client does not fill the list that a person looks through."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, limit: Failures) -> None:
         self._label = label
+        self._limit = limit
 
     async def validate(self, request: ChallengeRequest) -> Accepted:
+        self._limit.check(site(request.address))
+        self._limit.count(site(request.address))
         return Accepted(party=f"{self._label}/anonymous")
 
 

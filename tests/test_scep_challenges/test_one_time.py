@@ -5,6 +5,11 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,6 +134,35 @@ async def test_a_revoked_challenge_is_refused_and_cannot_be_revoked_again(
     with pytest.raises(PKIError) as caught:
         await challenges.revoke(new.record.id, actor="cli:op")
     assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+def with_mailbox(mailbox: str) -> bytes:
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, "device-1.example"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example"),
+            x509.NameAttribute(NameOID.EMAIL_ADDRESS, mailbox),
+        ]
+    )
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    key = ec.generate_private_key(ec.SECP256R1())
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+async def test_a_subject_is_bound_with_all_that_the_profile_takes_of_it(world: World) -> None:
+    """Otherwise the challenge of a device would do for somebody's mailbox. What the profile leaves
+    out does not matter: routers put their serial number there."""
+    whole = OneTimeChallenges(world.services, "default", HOUR, profile="whole")
+    new = await whole.create(actor="cli:op", subjects=["device-1.example"])
+    boss = with_mailbox("boss@contoso.example")
+    error = await refused(whole, new.secret, csr_der=boss)
+    assert (error.rule, error.names) == ("scep.challenge.subject", ("boss@contoso.example",))
+    short = OneTimeChallenges(world.services, "default", HOUR, profile="short")
+    assert await short.validate(request(new.secret, csr_der=boss))
+    unknown = OneTimeChallenges(world.services, "default", HOUR)
+    await refused(unknown, new.secret, csr_der=boss)
+    both = await whole.create(actor="cli:op", subjects=["device-1.example", "*@contoso.example"])
+    assert await whole.validate(request(both.secret, csr_der=boss))
 
 
 async def test_what_is_not_ours_is_refused(challenges: OneTimeChallenges) -> None:

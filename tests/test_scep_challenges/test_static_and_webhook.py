@@ -21,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkiserver.clock import FixedClock
+from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix.names import dns_name
+from pkiserver.web.failures import Failures
 from protocols.scep.outgoing import Outgoing
 from protocols.scep.secret import Secret
 from protocols.scep.static_challenge import NoChallenge, StaticChallenge
@@ -97,8 +99,13 @@ async def test_a_file_that_is_away_or_binary(tmp_path: Path) -> None:
         Secret("place", tmp_path, "binary", "").read()
 
 
-async def test_without_a_challenge_nobody_is_known() -> None:
-    assert (await NoChallenge("default").validate(request(None))).party == "default/anonymous"
+async def test_without_a_challenge_nobody_is_known_and_nobody_files_without_end() -> None:
+    limit = Failures(Rate(count=2, period=dt.timedelta(hours=1)), FixedClock(NOW), "x")
+    nobody = NoChallenge("default", limit)
+    for _ in range(2):
+        assert (await nobody.validate(request(None))).party == "default/anonymous"
+    assert await code_of(nobody.validate(request(None))) is ErrorCode.RATE_LIMITED
+    assert (await nobody.validate(request(None, address="192.0.2.8"))).party
 
 
 # Webhook
