@@ -1,6 +1,7 @@
 """An HTTP/1.1 client that sends octets as they are: one connection, kept alive."""
 
 import asyncio
+import contextlib
 import ssl
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        self._close()
+        await self._close()
 
     async def send(self, case: Case) -> Reply:
         """Raises OSError or asyncio.IncompleteReadError where a new connection gives no answer."""
@@ -34,7 +35,7 @@ class Client:
         try:
             return await asyncio.wait_for(self._exchange(case), SECONDS)
         except (OSError, asyncio.IncompleteReadError):
-            self._close()
+            await self._close()
             if not kept:
                 raise
             return await asyncio.wait_for(self._exchange(case), SECONDS)
@@ -70,7 +71,7 @@ class Client:
         else:
             body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
         if headers.get(b"connection") == b"close":
-            self._close()
+            await self._close()
         return Reply(status, headers, body)
 
     async def _chunks(self, reader: asyncio.StreamReader) -> bytes:
@@ -80,7 +81,10 @@ class Client:
         await reader.readuntil(b"\r\n")
         return body
 
-    def _close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+    async def _close(self) -> None:
+        streams, self._streams = self._streams, None
+        if streams is None:
+            return
+        streams[1].close()
+        with contextlib.suppress(OSError, TimeoutError):
+            await asyncio.wait_for(streams[1].wait_closed(), SECONDS)
