@@ -20,6 +20,8 @@ async def test_nothing_is_lost_in_a_crash(tmp_path: Path) -> None:
     need(debian("pebble-challtestsrv", "pebble"))
     tally = await crash.crash(tmp_path, ROUNDS, random.Random(SEED))
     assert tally.kills == ROUNDS
-    assert tally.certificates > 0 and tally.revocations[Revocation.ACKNOWLEDGED] > 0
+    assert set(tally.certificates + tally.settled) == {"ACME", "SCEP", "EST"}
+    assert tally.approved > 0 and tally.asked > 0 and tally.duplicates > 0
+    assert tally.certificates.total() > 0 and tally.revocations[Revocation.ACKNOWLEDGED] > 0
     assert tally.left_behind.total() > 0
     assert tally.slowest_end < NEXT_SWEEP

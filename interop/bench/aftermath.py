@@ -1,34 +1,20 @@
-"""What has to be true of a home and its services after a crash."""
+"""What has to be true of a home after a crash."""
 
-import asyncio
 import hashlib
-import http.client
 import json
 import shutil
 import sqlite3
 import tempfile
-import threading
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import ocsp
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-from interop.bench.witness import Known, Revocation
+from interop.bench.witness import Held
 from interop.processes import InteropError
-
-CRL_SECONDS = 60
-"""A list that shows every acknowledged revocation is out by then."""
 
 _NOTHING_FOUND = {
     "foreign key violations": "PRAGMA foreign_key_check",
@@ -42,7 +28,8 @@ _NOTHING_FOUND = {
         "WHERE o.status = 'valid' AND (c.status IS NULL OR c.status <> 'issued')"
     ),
     "certificates whose issue is not in the audit log": (
-        "SELECT id FROM certificates c WHERE status = 'issued' AND requester LIKE 'acme:%' AND "
+        "SELECT id FROM certificates c WHERE status = 'issued' "
+        "AND substr(requester, 1, instr(requester, ':')) IN ('acme:', 'est:', 'scep:') AND "
         "(SELECT count(*) FROM audit WHERE object = c.id AND action = 'certificate.issue') <> 1"
     ),
     "revocations on one side only": (
@@ -51,8 +38,41 @@ _NOTHING_FOUND = {
     ),
     "CRL numbers that did not grow": (
         "SELECT object, number FROM (SELECT object, json_extract(detail, '$.number') AS number, "
-        "lag(json_extract(detail, '$.number')) OVER (PARTITION BY object ORDER BY sequence) "
+        "lag(json_extract(detail, '$.number')) OVER (PARTITION BY object, "
+        "json_extract(detail, '$.scope'), json_extract(detail, '$.base') IS NULL "
+        "ORDER BY sequence) "
         "AS previous FROM audit WHERE action = 'crl.publish') WHERE number <= previous"
+    ),
+    "names of one client in two certificates": (
+        "SELECT value FROM certificate_names n JOIN certificates c ON c.id = n.certificate "
+        "WHERE c.status = 'issued' AND value LIKE 'crash-%' GROUP BY value HAVING count(*) > 1"
+    ),
+    "challenges that are not for one certificate": (
+        "SELECT s.id FROM scep_challenges s LEFT JOIN certificates c ON c.id = s.certificate "
+        "WHERE s.used IS NOT NULL AND s.label = 'default' AND c.status IS NOT 'issued' UNION ALL "
+        "SELECT certificate FROM scep_challenges WHERE certificate IS NOT NULL "
+        "GROUP BY certificate HAVING count(*) > 1"
+    ),
+    "challenges whose use is not in the audit log once": (
+        "SELECT id FROM scep_challenges s WHERE (used IS NOT NULL) <> "
+        "(SELECT count(*) FROM audit WHERE object = s.id AND action = 'scep.challenge.use')"
+    ),
+    "SCEP transactions without a certificate": (
+        "SELECT t.id FROM scep_transactions t LEFT JOIN certificates c ON c.id = t.certificate "
+        "WHERE c.status IS NOT 'issued' AND t.approval IS NULL"
+    ),
+    "EST requests without a certificate": (
+        "SELECT c.id FROM est_enrollments e LEFT JOIN certificates c ON c.id = e.certificate "
+        "WHERE c.status IS NOT 'issued'"
+    ),
+    "certificates that nobody approved": (
+        "SELECT id FROM certificates c WHERE profile = 'approved' AND status = 'issued' AND "
+        "(SELECT count(*) FROM approvals WHERE certificate = c.id AND status = 'used') <> 1"
+    ),
+    "approvals that were not used once": (
+        "SELECT a.id FROM approvals a LEFT JOIN certificates c ON c.id = a.certificate "
+        "WHERE (a.status = 'used') <> (c.status IS 'issued') OR (a.status = 'used') <> "
+        "(SELECT count(*) FROM audit WHERE object = a.id AND action = 'approval.use')"
     ),
 }
 """Statements that return a row for everything that is wrong."""
@@ -66,6 +86,8 @@ _UNDER_WAY = " UNION ALL ".join(
         ("orders processing", "acme_orders", "processing"),
         ("challenges processing", "acme_challenges", "processing"),
         ("certificates between serial and signature", "certificates", "signing"),
+        ("requests waiting for approval", "approvals", "pending"),
+        ("approvals not used yet", "approvals", "approved"),
     )
 )
 
@@ -85,7 +107,7 @@ def audit_head(database: Path) -> str:
 
 
 def under_way(database: Path, mode: str = "ro") -> Counter[str]:
-    """How many orders, challenges and certificates have begun and not ended."""
+    """How much of each kind has begun and not ended."""
     return Counter(dict(query(database, _UNDER_WAY, mode)))
 
 
@@ -110,13 +132,25 @@ def check_database(database: Path) -> None:
             raise InteropError(f"{what}: {len(rows)}, such as {rows[:5]}")
 
 
-def check_stored(database: Path, orders: Iterable[Known]) -> None:
+def waiting(database: Path) -> list[str]:
+    """The ids of requests that wait for an approval, the oldest first."""
+    sql = "SELECT id FROM approvals WHERE status = 'pending' ORDER BY created, id"
+    return [identifier for (identifier,) in query(database, sql)]
+
+
+def check_approved(database: Path, approved: Iterable[str]) -> None:
+    """What was approved, by the word of the command, does not wait any more."""
+    if lost := set(waiting(database)) & set(approved):
+        raise InteropError(f"approvals that were lost: {lost}")
+
+
+def check_stored(database: Path, orders: Iterable[Held]) -> None:
     """Every certificate a client has is in the database, as issued."""
     stored = "SELECT der FROM certificates WHERE status = 'issued'"
     known = {hashlib.sha256(der).digest() for (der,) in query(database, stored)}
     for order in orders:
         if order.leaf.fingerprint(hashes.SHA256()) not in known:
-            raise InteropError(f"the certificate of {order.url} is not in the database")
+            raise InteropError(f"the certificate of {order} is not in the database")
 
 
 def check_log(text: str) -> None:
@@ -130,105 +164,3 @@ def _level(line: str) -> str:
     with suppress(ValueError, AttributeError):
         return str(json.loads(line).get("level"))
     return ""
-
-
-@dataclass
-class RelyingParty:
-    """Asks OCSP and fetches CRLs, and remembers each list it got by its number."""
-
-    crl_url: str
-    issuer: x509.Certificate
-    lists: dict[int, bytes] = field(default_factory=dict)
-    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
-
-    async def watch(self) -> None:
-        """Fetch the list again and again, until cancelled; the server may be away."""
-        while True:
-            with suppress(OSError, http.client.HTTPException):
-                await asyncio.to_thread(self.fetch)
-            await asyncio.sleep(0.1)
-
-    def fetch(self) -> x509.CertificateRevocationList:
-        """The present list. Raises InteropError if its number goes back or stood for another."""
-        with self._one_at_a_time:
-            return self._fetch()
-
-    def _fetch(self) -> x509.CertificateRevocationList:
-        der = get(self.crl_url)
-        found = x509.load_der_x509_crl(der)
-        if not found.is_signature_valid(cast(ec.EllipticCurvePublicKey, self.issuer.public_key())):
-            raise InteropError("the CRL is not signed by the issuer")
-        number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        if number < max(self.lists, default=0) or self.lists.setdefault(number, der) != der:
-            raise InteropError(f"CRL number {number} after {max(self.lists)}, or with other bytes")
-        return found
-
-    async def check(self, orders: Sequence[Known]) -> None:
-        """OCSP says what the clients know, and the list soon says so too. A revocation that was
-        acknowledged is never good again."""
-        await asyncio.to_thread(self._check_ocsp, orders)
-        revoked = {
-            order.leaf.serial_number
-            for order in orders
-            if order.revocation is Revocation.ACKNOWLEDGED
-        }
-        missing = revoked
-        try:
-            async with asyncio.timeout(CRL_SECONDS):
-                while missing:
-                    current = await asyncio.to_thread(self.fetch)
-                    missing = revoked - {entry.serial_number for entry in current}
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise InteropError(f"{len(missing)} revocations are on no list") from None
-
-    def _check_ocsp(self, orders: Sequence[Known]) -> None:
-        for order in orders:
-            expected = "REVOKED" if order.revocation is Revocation.ACKNOWLEDGED else "GOOD"
-            found = self._ocsp_status(order.leaf)
-            if found != expected:
-                raise InteropError(f"OCSP says {found} for {order.certificate}, not {expected}")
-
-    def _ocsp_status(self, leaf: x509.Certificate) -> str:
-        builder = ocsp.OCSPRequestBuilder().add_certificate(leaf, self.issuer, hashes.SHA256())
-        request = builder.build().public_bytes(Encoding.DER)
-        response = ocsp.load_der_ocsp_response(get(_ocsp_url(leaf), request))
-        if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            return response.response_status.name
-        if response.serial_number != leaf.serial_number:
-            raise InteropError("the OCSP response is for another certificate")
-        self._check_signature(response)
-        return response.certificate_status.name
-
-    def _check_signature(self, response: ocsp.OCSPResponse) -> None:
-        """By a responder that the issuer made (RFC 6960 section 4.2.2.2)."""
-        responder = response.certificates[0]
-        responder.verify_directly_issued_by(self.issuer)
-        usage = responder.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
-            raise InteropError("the OCSP response is not signed by a responder")
-        algorithm = response.signature_hash_algorithm or hashes.SHA256()
-        key = cast(ec.EllipticCurvePublicKey, responder.public_key())
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
-
-
-def _ocsp_url(leaf: x509.Certificate) -> str:
-    access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    return next(
-        str(item.access_location.value)
-        for item in access
-        if item.access_method == AuthorityInformationAccessOID.OCSP
-    )
-
-
-def get(url: str, body: bytes | None = None) -> bytes:
-    """The body at a URL, or what an OCSP request posted there is answered with."""
-    headers = {"Content-Type": "application/ocsp-request"} if body else {}
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, body, headers), timeout=10
-        ) as answer:
-            data: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        raise InteropError(f"{url}: {error.code}") from error
-    return data

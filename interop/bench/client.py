@@ -8,7 +8,7 @@ import hashlib
 import json
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 POLL_SECONDS = 0.02
 PREFIX = "/.well-known/acme-challenge/"
+JOSE = {"Content-Type": "application/jose+json"}
+
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Refused(Exception):
@@ -52,7 +56,9 @@ class Connection:
         self._context = context
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def request(self, method: str, url: str, body: bytes = b"") -> Answer:
+    async def request(
+        self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = JOSE
+    ) -> Answer:
         if self._streams is None:
             self._streams = await asyncio.open_connection(
                 "127.0.0.1", self._port, ssl=self._context, server_hostname=self._host
@@ -60,10 +66,9 @@ class Connection:
         reader, writer = self._streams
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        head = (
-            f"{method} {target} HTTP/1.1\r\nHost: {self._authority}\r\nUser-Agent: bench\r\n"
-            f"Content-Type: application/jose+json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        fields = {"Host": self._authority, "User-Agent": "bench", **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        head = f"{method} {target} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         try:
             raw = await reader.readuntil(b"\r\n\r\n")
@@ -100,14 +105,12 @@ def _parse_head(raw: bytes) -> Answer:
 
 @dataclass
 class Client:
-    """An account on one connection."""
+    """An account on one connection; until there is one, a key that signs for itself."""
 
     directory_url: str
     context: ssl.SSLContext
     tokens: dict[str, str]
-    key: ec.EllipticCurvePrivateKey = field(
-        default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
-    )
+    key: Key = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     leaf_key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
     )
@@ -117,18 +120,21 @@ class Client:
 
     def __post_init__(self) -> None:
         self._connection = Connection(self.directory_url, self.context)
-        numbers = self.key.public_key().public_numbers()
-        x, y = (b64(n.to_bytes(32, "big")) for n in (numbers.x, numbers.y))
-        self._jwk = {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+        self._jwk = _jwk(self.key)
         canonical = json.dumps(self._jwk, separators=(",", ":"), sort_keys=True).encode()
         self._thumbprint = b64(hashlib.sha256(canonical).digest())
         self._directory: dict[str, str] = {}
 
-    async def register(self) -> None:
+    async def look_around(self) -> None:
+        """The directory, and a nonce to begin with."""
         answer = await self._connection.request("GET", self.directory_url)
-        self._directory = answer.json()
-        new_nonce = await self._connection.request("HEAD", self._directory["newNonce"])
+        directory = answer.json()
+        new_nonce = await self._connection.request("HEAD", directory["newNonce"])
         self.nonce = new_nonce.headers["replay-nonce"]
+        self._directory = directory
+
+    async def register(self) -> None:
+        await self.look_around()
         made = await self.post(self._directory["newAccount"], {"termsOfServiceAgreed": True})
         self.kid = made.headers["location"]
 
@@ -146,13 +152,12 @@ class Client:
 
     def _sign(self, url: str, payload: dict[str, Any] | None) -> bytes:
         signer = {"kid": self.kid} if self.kid else {"jwk": self._jwk}
-        header = {"alg": "ES256", "nonce": self.nonce, "url": url, **signer}
+        algorithm = "RS256" if isinstance(self.key, rsa.RSAPrivateKey) else "ES256"
+        header = {"alg": algorithm, "nonce": self.nonce, "url": url, **signer}
         protected = b64(json.dumps(header).encode())
         body = "" if payload is None else b64(json.dumps(payload).encode())
-        signature = self.key.sign(f"{protected}.{body}".encode(), ec.ECDSA(hashes.SHA256()))
-        r, s = decode_dss_signature(signature)
-        raw = b64(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
-        message = {"protected": protected, "payload": body, "signature": raw}
+        signature = b64(_signature(self.key, f"{protected}.{body}".encode()))
+        message = {"protected": protected, "payload": body, "signature": signature}
         return json.dumps(message).encode()
 
     async def order(self, name: str) -> bytes:
@@ -193,7 +198,27 @@ class Client:
         self._connection.close()
 
 
-def new_csr(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+def _jwk(key: Key) -> dict[str, str]:
+    """RFC 7638 section 3.2: the required members alone."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        public = key.public_key().public_numbers()
+        return {"e": _number(public.e), "kty": "RSA", "n": _number(public.n)}
+    point = key.public_key().public_numbers()
+    return {"crv": "P-256", "kty": "EC", "x": _number(point.x, 32), "y": _number(point.y, 32)}
+
+
+def _number(value: int, size: int = 0) -> str:
+    return b64(value.to_bytes(size or (value.bit_length() + 7) // 8, "big"))
+
+
+def _signature(key: Key, data: bytes) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def new_csr(key: Key, name: str) -> bytes:
     """A CSR in DER for one DNS name."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
