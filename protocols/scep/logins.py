@@ -12,27 +12,21 @@ import re
 import secrets
 from collections.abc import Callable
 
-import structlog
-
-from pkiserver.ca.audit import JSON
 from pkiserver.clock import epoch
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.plugin import Services
 from pkiserver.storage import IntegrityError, Transaction
-from pkiserver.web.failures import Budget, Failures, site
+from pkiserver.web.failures import Failures, site
 from protocols.scep import challenge_store as store
 from protocols.scep.challenge_store import Login
 from protocols.scep.one_time import digest
+from protocols.scep.refusals import Refusals
 
 FAILURES = Rate(count=10, period=dt.timedelta(minutes=1))
 """Of an address; beyond that nothing is checked, let alone recorded."""
-_RECORDED = Rate(count=1000, period=dt.timedelta(hours=1))
-"""Refusals in the audit log, of a process, from ever so many addresses."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LONGEST_HEADER = 1024
-
-_log = structlog.get_logger("protocols.scep.logins")
 
 
 class Logins:
@@ -44,7 +38,7 @@ class Logins:
         self._services = services
         self._random_bytes = random_bytes
         self._failures = Failures(FAILURES, services.clock, "scep.login")
-        self._recorded = Budget(_RECORDED, services.clock)
+        self._refusals = Refusals(services, "scep.login.refuse")
 
     async def add(self, name: str, label: str, *, actor: str) -> str:
         """Make a login; its password, which cannot be had again. Raises `PKIError` CONFIGURATION
@@ -89,32 +83,20 @@ class Logins:
         if hmac.compare_digest(digest(password), expected) and known is not None:
             return known[0]
         self._failures.count(site(address))
-        await self._record(name, address, "no such login" if known is None else "wrong password")
+        await self.refuse(name, address, "no such login" if known is None else "wrong password")
         raise PKIError(ErrorCode.UNAUTHORIZED, "the name or the password is wrong")
+
+    async def refuse(self, name: str, address: str, cause: str) -> None:
+        """Put a refusal into the audit log."""
+        shown = name if _NAME.fullmatch(name) else ascii(name[:64])
+        await self._refusals.record(
+            f"scep:{shown}", f"login:{shown}", {"cause": cause, "address": address}
+        )
 
     async def _find(self, name: str) -> tuple[Login, bytes] | None:
         if not _NAME.fullmatch(name):  # databases do not store every character
             return None
         return await self._services.database.lookup(lambda reader: store.login(reader, name))
-
-    async def _record(self, name: str, address: str, cause: str) -> None:
-        shown = name if _NAME.fullmatch(name) else ascii(name[:64])
-        detail: dict[str, JSON] = {"cause": cause, "address": address}
-        if not self._recorded.take():
-            _log.warning("login refused", login=shown, **detail)
-            return
-        if (missing := self._recorded.missed()) > 0:
-            detail["refusals not recorded before"] = missing
-        await self._services.database.write(
-            lambda tx: self._services.audit.append(
-                tx,
-                actor=f"scep:{shown}",
-                action="scep.login.refuse",
-                object=f"login:{shown}",
-                outcome="refused",
-                detail=detail,
-            )
-        )
 
     def _audit(
         self, tx: Transaction, actor: str, action: str, name: str, label: str | None

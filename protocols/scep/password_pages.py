@@ -148,16 +148,7 @@ class PasswordPages:
 
     async def _record_refusal(self, login: Login, label: str, request: Request) -> None:
         address = request.scope["state"][CLIENT_ADDRESS]
-        await self._services.database.write(
-            lambda tx: self._services.audit.append(
-                tx,
-                actor=f"scep:{login.name}",
-                action="scep.login.refuse",
-                object=f"login:{login.name}",
-                outcome="refused",
-                detail={"cause": f"not for {label[:64]}", "address": address},
-            )
-        )
+        await self._logins.refuse(login.name, address, f"not for {label[:64]}")
 
 
 def parse_wish(body: bytes) -> Wish:

@@ -8,12 +8,10 @@ ciphertext of somebody else holds; the log has the cause.
 
 import asyncio
 import contextlib
-import datetime as dt
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -25,18 +23,18 @@ from pkiserver.cms.key_transport import KeyTransport, scheme_of
 from pkiserver.cms.recipients import KeyTransRecipientInfo
 from pkiserver.cms.signatures import LEGACY_DIGESTS, hash_of
 from pkiserver.cms.signed_data import ToBeSigned
-from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import csr
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader
-from pkiserver.web.failures import Budget, Failures, site
+from pkiserver.web.failures import Failures, site
 from protocols.scep import messages
 from protocols.scep.capabilities import capabilities
 from protocols.scep.challenge import Validator
 from protocols.scep.enrolment import Enrolments
 from protocols.scep.fail_info import FailInfo, Refusal, fail_info, fail_info_text
 from protocols.scep.messages import CertRep, MessageType, PKIMessage, PKIStatus
+from protocols.scep.refusals import Refusals
 from protocols.scep.registration import (
     Registration,
     RegistrationAuthorities,
@@ -51,22 +49,11 @@ _UNREADABLE = "the message cannot be decrypted, or is not what its type says"
 _ANSWERED_WITH = {"des-cbc": "des-ede3-cbc"}
 """Single DES is read where it has to be, never written: who can read it can read triple DES."""
 _DIGESTS = frozenset({"sha224", "sha256", "sha384", "sha512"})
-_NOT_COUNTED = frozenset(
-    {
-        ErrorCode.RATE_LIMITED,
-        ErrorCode.CONFLICT,
-        ErrorCode.UNAVAILABLE,
-        ErrorCode.CONFIGURATION,
-        ErrorCode.INTERNAL,
-    }
-)
+_NOT_COUNTED = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.CONFIGURATION, ErrorCode.INTERNAL})
 """What is not the doing of who sent the message."""
+_LIMIT = "scep.failures_per_address"
 MOST_CRL = 1 << 20
 """Octets of a list that goes into a message: each is encrypted anew, for whoever asks."""
-_RECORDED = Rate(count=1000, period=dt.timedelta(hours=1))
-"""Refusals in the audit log, of a section and process: from ever so many addresses no more."""
-
-_log = structlog.get_logger("protocols.scep.service")
 
 
 @dataclass(slots=True)
@@ -119,10 +106,8 @@ class SCEPService:
         self._services = services
         self._registrations = authorities
         self._registration = registration
-        self._failures = Failures(
-            settings.failures_per_address, services.clock, "scep.failures_per_address"
-        )
-        self._recorded = Budget(_RECORDED, services.clock)
+        self._failures = Failures(settings.failures_per_address, services.clock, _LIMIT)
+        self._refusals = Refusals(services, "scep.refuse")
         self._random_bytes = random_bytes
         self._substitute = services.derive_secret("scep: substitute key")
 
@@ -336,10 +321,7 @@ class SCEPService:
     # Refusals
 
     async def _note(self, message: PKIMessage, address: str, error: PKIError) -> None:
-        """Into the audit log under the transactionID, except what the limits keep out of it: that
-        is in the server's log alone, and how much it was in the next row."""
-        if error.code not in _NOT_COUNTED:
-            self._failures.count(site(address))
+        """Into the audit log under the transactionID, except of addresses that fail too often."""
         cause = error.__cause__
         detail: dict[str, JSON] = {
             "code": error.code.value,
@@ -350,21 +332,12 @@ class SCEPService:
             "label": self.label,
             "address": address,
         }
-        if error.code is ErrorCode.RATE_LIMITED or not self._recorded.take():
-            _log.warning("refused", transaction=message.transaction_id, **detail)
+        if error.rule == _LIMIT:
+            self._refusals.log(message.transaction_id, detail)
             return
-        if (missing := self._recorded.missed()) > 0:
-            detail["refusals not recorded before"] = missing
-        await self._services.database.write(
-            lambda tx: self._services.audit.append(
-                tx,
-                actor=f"scep:{self.label}",
-                action="scep.refuse",
-                object=message.transaction_id,
-                outcome="refused",
-                detail=detail,
-            )
-        )
+        if error.code not in _NOT_COUNTED:
+            self._failures.count(site(address))
+        await self._refusals.record(f"scep:{self.label}", message.transaction_id, detail)
 
 
 def _is_rsa(message: PKIMessage) -> bool:

@@ -46,5 +46,5 @@ class SCEPSettings(ChallengeSettings):
     )
     failures_per_address: Limit = Field(
         Rate(count=60, period=dt.timedelta(hours=1)),
-        description="Refused challenges and signatures per address, counted by each process",
+        description="Refused requests per address (or IPv6 /64), counted by each process",
     )

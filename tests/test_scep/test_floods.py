@@ -9,7 +9,7 @@ from cryptography import x509
 
 from pkiserver.ca.model import Requester
 from pkiserver.config_types import Rate
-from protocols.scep import service
+from protocols.scep import refusals, service
 from tests.test_scep.client import new_transaction, rsa_key
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World
@@ -45,7 +45,7 @@ async def test_from_many_addresses_no_more_than_so_many_rows(
     open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has a block of addresses is not bounded by address; the row says what is missing."""
-    monkeypatch.setattr(service, "_RECORDED", Rate(count=2, period=dt.timedelta(hours=1)))
+    monkeypatch.setattr(refusals, "MOST", Rate(count=2, period=dt.timedelta(hours=1)))
     world = await open_world(any={"failures_per_address": "1000/1h"})
     device = await world.device()
     for _ in range(5):
@@ -55,7 +55,19 @@ async def test_from_many_addresses_no_more_than_so_many_rows(
     world.clock.advance(dt.timedelta(hours=1))
     await world.send(device, device.pkcs_req("guess"), "any")
     last = (await world.refusals())[-1]
-    assert last["refusals not recorded before"] == 3
+    assert last["not recorded before"] == 3
+
+
+async def test_waiting_for_the_subject_counts_too(open_world: OpenWorld) -> None:
+    """Issuance records each of these refusals, and the challenge stays unused."""
+    world = await open_world(few={"enrolments_per_device": "1/1h", "failures_per_address": "2/1h"})
+    device = await world.device()
+    await world.enrol(device, "few")
+    other = await world.device(number=1)
+    challenge = await world.challenge("few")
+    for _ in range(5):
+        assert (await world.send(other, other.pkcs_req(challenge), "few")).status == "2"
+    assert len(await world.rows("SELECT 1 FROM audit WHERE action = 'certificate.refuse'")) == 2
 
 
 async def test_large_lists_are_not_encrypted_for_strangers(
