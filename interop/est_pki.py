@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,9 +210,11 @@ class Factory:
 
 
 @contextlib.contextmanager
-def est_pki(folder: Path, **default: str) -> Iterator[EstPKI]:
+def est_pki(
+    folder: Path, *, server: Mapping[str, str] | None = None, **default: str
+) -> Iterator[EstPKI]:
     """Made in `folder` and served until the end; `default` are settings of the label without a
-    name."""
+    name, `server` some of [server]."""
     https, http = free_ports(2)
     home = folder / "pki"
     factory = Factory(folder / "factory")
@@ -228,6 +230,7 @@ def est_pki(folder: Path, **default: str) -> Iterator[EstPKI]:
     configuration.write_text(text + _CONFIGURATION.format(anchors=factory.anchors))
     command = Path(sys.executable).with_name("pkiserver")
     env = {f"PKISERVER_EST__DEFAULT__{key.upper()}": value for key, value in default.items()}
+    env |= {f"PKISERVER_SERVER__{key.upper()}": value for key, value in (server or {}).items()}
     with service([command, "serve", "--home", home], cwd=folder, env=env) as running:
         running.wait_until(lambda: listening(https) and listening(http), START_SECONDS, "listener")
         yield EstPKI(command, folder, home, https, http, factory)

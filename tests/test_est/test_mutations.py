@@ -39,7 +39,7 @@ def mutations(request: bytes) -> list[bytes]:
 @pytest.fixture
 async def unlimited(open_world: OpenWorld) -> World:
     """Where nobody waits after too many refusals."""
-    world = await open_world('[est.default]\nrefusals_per_client = false\n')
+    world = await open_world("[est.default]\nrefusals_per_client = false\n")
     await world.add_user()
     return world
 
