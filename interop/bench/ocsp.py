@@ -122,12 +122,14 @@ def openssl_responder(work: Work, home: Path) -> Iterator[Server]:
     words = ["openssl", "ocsp", "-index", home / "index.txt", "-CA", home / "ca.crt"]
     words += ["-rsigner", home / "ca.crt", "-rkey", home / "ca.key"]
     words += ["-port", port, "-multi", WORKERS, "-ignore_err"]  # OpenSSL 3.0: of every address
-    with service(words, cwd=home) as running:
-        url = f"http://127.0.0.1:{port}/"
-        # A connection to see whether it listens would end one of its processes.
+    # It makes a process group of its own, which who leads a session cannot. Its processes, where a
+    # connection broke, turn round and round and mind no signal but SIGKILL.
+    keeper = """trap 'pkill -KILL -P $!; kill -KILL $!' TERM; "$@" & wait"""
+    with service(["sh", "-c", keeper, "sh", *words], cwd=home) as running:
+        # Connecting, to see whether it listens, is such a connection.
         running.wait_until(lambda: "ACCEPT" in running.output(), 20, "listener")
         time.sleep(1)  # its processes are not there at once, and say nothing when they are
-        yield Server("openssl", url, running.process.pid)
+        yield Server("openssl", f"http://127.0.0.1:{port}/", running.process.pid)
 
 
 def ask(url: str, request: Path) -> bytes:
@@ -161,8 +163,7 @@ def nginx(work: Work) -> Iterator[Server]:
 
 
 def openssl_results(work: Work, count: int) -> list[Result]:
-    """None, said loudly, where it does not last: the processes of OpenSSL 3.0's responder have
-    ended under load, and its parent with them."""
+    """None, said loudly, where it does not last."""
     home = work.home / "openssl"
     home.mkdir()
     try:
