@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class Trial:
         )  # orders that no client was told of stay as they are
         self._approved: list[str] = []
         self._orders: list[Held] = []
-        self._witnesses: list[AnyWitness] = []
+        self._rounds: list[list[AnyWitness]] = []
 
     async def round(self) -> None:
         """Load, kill, start, check; the server runs on. Raises InteropError or `Refused`."""
@@ -175,7 +175,7 @@ class Trial:
         await asyncio.to_thread(self._server.verify_audit, anchor)
         await self._check(orders)
         self._unknown = await asyncio.to_thread(aftermath.under_way, self._server.database)
-        self._witnesses += fresh
+        self._rounds.append(fresh)
         self._orders += orders
 
     def _fresh(self) -> Iterator[AnyWitness]:
@@ -184,15 +184,12 @@ class Trial:
         for _ in range(ACME_CLIENTS):
             yield ACMEWitness(url, self._context, self._tokens, on_revoked=hear)
         for label, number in DEVICES.items():
+            scep, est = self._logins.scep[label], self._logins.est[label]
+            common: dict[str, Any] = {"on_revoked": hear, "twice": self._twice}
             for each in range(number):
-                yield SCEPWitness(
-                    url, self._context, {}, rsa_key(each), on_revoked=hear,
-                    login=self._logins.scep[label], twice=self._twice,
-                )  # fmt: skip
-                yield ESTWitness(
-                    url, self._context, {}, ec.generate_private_key(ec.SECP256R1()), on_revoked=hear,
-                    login=self._logins.est[label], twice=self._twice,
-                )  # fmt: skip
+                yield SCEPWitness(url, self._context, {}, rsa_key(each), login=scep, **common)
+                key = ec.generate_private_key(ec.SECP256R1())
+                yield ESTWitness(url, self._context, {}, key, login=est, **common)
 
     def _twice(self) -> bool:
         return self._chance.random() < TWICE
@@ -232,13 +229,14 @@ class Trial:
 
     async def end(self) -> Tally:
         """Everything of all rounds once more: what survived one crash has to survive the next."""
-        for witness in self._witnesses:
-            await witness.resume()
+        for witnesses in self._rounds:
+            await asyncio.gather(*(one.resume() for one in witnesses))
         await self._check(self._orders)
         serials = {order.leaf.serial_number for order in self._orders}
         if len(serials) != len(self._orders):
             raise InteropError("two requests got one certificate")
-        devices = (one for one in self._witnesses if isinstance(one, DeviceWitness))
+        every = chain.from_iterable(self._rounds)
+        devices = (one for one in every if isinstance(one, DeviceWitness))
         self.tally.duplicates = sum(one.duplicates for one in devices)
         self.tally.approved = len(self._approved)
         self.tally.asked = self._relying_party.asked

@@ -136,12 +136,13 @@ class SCEPWitness(DeviceWitness[Transaction]):
         self.close()
 
     def _taker(self, order: Transaction) -> Callable[[Rep], None]:
-        return lambda rep: self._see(order, rep)
+        known = bool(order.chain)
+        return lambda rep: self._see(order, rep, known=known)
 
-    def _see(self, order: Transaction, rep: Rep) -> None:
+    def _see(self, order: Transaction, rep: Rep, *, known: bool) -> None:
         if rep.status == "0":
             order.take(rep.certificate.public_bytes(Encoding.PEM))
-        elif rep.status != "3" or order.chain:
+        elif rep.status != "3" or known:
             raise Broken(f"{order}: status {rep.status}, {rep.fail_info}, {rep.text}")
 
     async def _refused(self, order: Transaction, transaction_id: str) -> None:
@@ -202,10 +203,11 @@ class ESTWitness(DeviceWitness[Enrollment]):
         if order.revocation is Revocation.ACKNOWLEDGED:
             return
         send = self._sender(order)
-        await self._ask(send, lambda answer: self._see(order, answer))
+        known = bool(order.chain)
+        await self._ask(send, lambda answer: self._see(order, answer, known=known))
         while not order.chain:
             await asyncio.sleep(LOOK_SECONDS)
-            await self._ask(send, lambda answer: self._see(order, answer))
+            await self._ask(send, lambda answer: self._see(order, answer, known=False))
 
     def _sender(self, order: Enrollment) -> Callable[[Connection], Awaitable[Answer]]:
         url = f"{self.login.base_url}/.well-known/est/{self.login.label}/simpleenroll"
@@ -213,8 +215,9 @@ class ESTWitness(DeviceWitness[Enrollment]):
         body = base64.b64encode(order.csr)
         return lambda connection: connection.request("POST", url, body, headers)
 
-    def _see(self, order: Enrollment, answer: Answer) -> None:
-        if answer.status == 202 and not order.chain:
+    def _see(self, order: Enrollment, answer: Answer, *, known: bool) -> None:
+        """`known`: there was a certificate before this was asked."""
+        if answer.status == 202 and not known:
             return
         if answer.status != 200:
             raise Broken(f"{order}: {answer.status} {answer.body[:300]!r}")
