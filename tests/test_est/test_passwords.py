@@ -64,3 +64,9 @@ def test_basic() -> None:
     for value in (b"", b"Basic", b"Basic YWxpY2U", b"Basic OnB3", b"Digest YWxpY2U6Yg==",
                   b"Basic /////w=="):  # fmt: skip
         assert parse_basic(value) is None
+
+
+def test_nobodys_is_as_much_work_as_a_users() -> None:
+    """So it does not show which names exist."""
+    assert passwords.NOBODY.split("$")[1:4] == passwords.derive("x").split("$")[1:4]
+    assert not passwords.matches("", passwords.NOBODY)
