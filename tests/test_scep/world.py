@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from starlette.types import ASGIApp
 
 from pkiserver import config, registry
@@ -22,7 +23,7 @@ from pkiserver.ca.authorities import bootstrap
 from pkiserver.clock import FixedClock
 from pkiserver.cms import certs_only
 from pkiserver.config import CoreSettings, Section
-from pkiserver.keys import create_passphrase
+from pkiserver.keys import FileKeyProvider, KeyProvider, PrivateKey, create_passphrase
 from pkiserver.storage import Row
 from protocols.scep.one_time import OneTimeChallenges
 from tests.test_scep.client import Device, Rep
@@ -140,6 +141,20 @@ class World:
         return [json.loads(row[0]) for row in rows]
 
 
+def _share_keys(keys: KeyProvider, home: Path) -> None:
+    """Reading an RSA key takes longer than most tests: its primes are checked."""
+    assert isinstance(keys, FileKeyProvider)
+    for path in (home / "keys").glob("scep-*.key"):
+        keys._loaded[path.stem] = _read_key(path.read_bytes(), keys.passphrase())
+
+
+@functools.cache
+def _read_key(pem: bytes, passphrase: bytes) -> PrivateKey:
+    key = load_pem_private_key(pem, passphrase)
+    assert isinstance(key, PrivateKey)
+    return key
+
+
 @asynccontextmanager
 async def open_scep(
     template: Path,
@@ -156,6 +171,7 @@ async def open_scep(
     clock = clock or FixedClock(NOW)
     settings = settings_of(home, {"default": {}, **scep}, profiles)
     async with open_runtime(settings, clock=clock) as runtime:
+        _share_keys(runtime.services.keys, home)
         transport = httpx.ASGITransport(application(runtime), client=(ADDRESS, 40000))
         async with httpx.AsyncClient(transport=transport, base_url=BASE) as http:
             yield World(runtime, clock, http)
