@@ -127,6 +127,13 @@ class OCSP:
             known = self._known[name] = _Known(mark, authority, stamp)
         return known.stamp
 
+    def stamp_now(self, name: str) -> Stamp | None:
+        """`stamp` without waiting; None if that takes a look-up."""
+        known = self._known.get(name)
+        if known is None or known.authority is not self._authorities.get(name):
+            return None
+        return known.stamp if known.mark == self._database.change_mark_now() else None
+
     async def answer(self, authority: Authority, request_der: bytes) -> OCSPAnswer:
         """The signed answer to a request."""
         request = ocsp_codec.parse_request(request_der)

@@ -115,6 +115,10 @@ class StatusService:
         NOT_FOUND or UNAVAILABLE."""
         return await self._ocsp.stamp(authority)
 
+    def ocsp_stamp_now(self, authority: str) -> Stamp | None:
+        """`ocsp_stamp` for who cannot wait; None: ask that. Raises `PKIError` as it does."""
+        return self._ocsp.stamp_now(authority)
+
     async def crl(self, authority: str, scope: Scope = FULL, *, delta: bool = False) -> CRL:
         """The newest list. If there is none yet it is published now; one that does not show the
         latest change is given out only while no newer one can be made at once. Raises `PKIError`

@@ -1,7 +1,8 @@
 """What every connection shares, whichever HTTP version it speaks."""
 
+import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Protocol
@@ -43,6 +44,16 @@ class ConnectionInfo:
     client: tuple[str, int] | None
     server: tuple[str, int] | None
     extensions: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reader(asyncio.StreamReader):
+    """Shows what arrives to `taker` before it is put away for `read`; True: it was dealt with."""
+
+    taker: Callable[[bytes], bool] | None = None
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # always bytes here
+        if self.taker is None or not self.taker(data):
+            super().feed_data(data)
 
 
 class Connection(Protocol):

@@ -3,6 +3,10 @@
 One coroutine per connection: it parses a head, calls the application in place, lets the
 application pull the body from the socket, then looks at the next head. Nothing is read that nobody
 asked for, so a client cannot make the server buffer, and there is no task or queue per request.
+
+What arrives while the coroutine waits for a request is parsed as it arrives. If it is a whole
+request and the application has its answer at hand (`web.instant`), that is sent at once and the
+coroutine sleeps on; anything else wakes it.
 """
 
 import asyncio
@@ -11,8 +15,9 @@ import http
 from starlette.types import ASGIApp, Message, Scope
 
 from pkiserver.clock import monotonic
-from pkiserver.serving.connection import ConnectionInfo, Timeouts, date_header, log
+from pkiserver.serving.connection import ConnectionInfo, Reader, Timeouts, date_header, log
 from pkiserver.serving.http1_parser import BadRequest, Request, RequestParser
+from pkiserver.web.instant import answer_now_of
 from pkiserver.web.problems import problem_body
 
 READ_SIZE = 65536
@@ -23,6 +28,7 @@ _STATUS_LINES = {
     for status in http.HTTPStatus
 }
 _BODILESS = frozenset({204, 304})
+_KEEP_ALIVE = b"connection: keep-alive\r\n"
 
 
 class ClosedByPeer(Exception):
@@ -48,12 +54,17 @@ class HTTP1Connection:
         self._writer = writer
         self._transport = writer.transport
         self._parser = RequestParser(info, timeouts)
+        self._answer_now = answer_now_of(app)
+        self._waiting = False
+        self._parsed = 0  # octets at the head of `reader` that the parser has had
         self._ahead = bytearray()
         self._broken: BadRequest | None = None
         self._draining = False
         self._busy = False
         self._deadline: float | None = monotonic() + timeouts.idle
         self._timer = asyncio.get_running_loop().call_later(timeouts.idle, self._tick)
+        if isinstance(reader, Reader) and self._answer_now is not None:
+            reader.taker = self._take
 
     def drain(self) -> None:
         """Stop after the request in progress; at once if there is none."""
@@ -92,10 +103,17 @@ class HTTP1Connection:
         """The next request, as soon as its head is complete; None when there is no more."""
         requests = self._parser.requests
         try:
-            while not requests:
+            while True:
+                self._answer_ready()
+                if requests:
+                    break
                 if self._broken is not None:
                     raise self._broken
-                await self._read_more()
+                self._waiting = True
+                try:
+                    await self._read_more()
+                finally:
+                    self._waiting = False
         except BadRequest as refusal:
             self._refuse(refusal)
             await self._linger()
@@ -112,10 +130,51 @@ class HTTP1Connection:
             data = await self._reader.read(READ_SIZE)
         if not data:
             raise ClosedByPeer
+        if self._parsed:
+            known = min(self._parsed, len(data))
+            self._parsed -= known
+            data = data[known:]
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed(data)
         except BadRequest as refusal:
             self._broken = refusal
+
+    def _take(self, data: bytes) -> bool:
+        """Bytes that arrive, before anybody waits for them; True if nobody needs to see them."""
+        if not self._waiting:
+            return False
+        self._parse(data)
+        self._answer_ready()
+        if not self._parser.requests and self._broken is None:
+            return True
+        self._waiting = False
+        self._parsed = len(data)
+        return False
+
+    def _answer_ready(self) -> None:
+        """Answer on the spot the requests that can be, up to the first that cannot. A client that
+        does not take its answers has to wait for the coroutine, which waits for it."""
+        requests = self._parser.requests
+        while (
+            requests
+            and (request := requests[0]).complete
+            and request.keep_alive
+            and self._answer_now is not None
+            and not self.closing
+            and self._transport.get_write_buffer_size() <= READ_SIZE
+            and (answer := self._answer_now(request)) is not None
+        ):
+            requests.popleft()
+            keep_alive = b"" if request.http11 else _KEEP_ALIVE
+            self._writer.write(
+                b"%s%s%sdate: %s\r\n\r\n%s"
+                % (_STATUS_LINES[answer.status], answer.head, keep_alive, date_header(),
+                   answer.content)
+            )  # fmt: skip
+            self._deadline = monotonic() + self._timeouts.idle
 
     async def _answer(self, request: Request) -> bool:
         """Run the application; True if the connection can carry another request."""
@@ -235,13 +294,13 @@ class _Exchange:
         except (ClosedByPeer, OSError):
             return
         except Exception:
-            log.exception("application error", path=scope["path"])
+            log.exception("application error", path=self._request.path)
             if not self._started:
                 self._head = None
                 await self._send_500()
             return
         if not self._disconnected and not self._finished and self._head is None:
-            log.error("no answer from the application", path=scope["path"])
+            log.error("no answer from the application", path=self._request.path)
             await self._send_500()
 
     async def _send_500(self) -> None:
@@ -326,7 +385,7 @@ class _Exchange:
         if b"".join(parts).count(b"\n") != len(parts):
             self._keep_alive = False
             raise RuntimeError("a line break in a response header")
-        self._suppress = self._request.scope["method"] == "HEAD" or status in _BODILESS
+        self._suppress = self._request.method == "HEAD" or status in _BODILESS
         self._frame_headers(parts, status, length)
         return b"".join(parts)
 
@@ -347,5 +406,5 @@ class _Exchange:
         if not self._keep_alive:
             parts.append(b"connection: close\r\n")
         elif not self._request.http11:
-            parts.append(b"connection: keep-alive\r\n")
+            parts.append(_KEEP_ALIVE)
         parts.append(b"date: %s\r\n\r\n" % date_header())

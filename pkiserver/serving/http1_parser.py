@@ -7,6 +7,7 @@ than chunked, CONNECT, a head that is too long. An Upgrade header is ignored, as
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ import httptools
 from pkiserver.serving.connection import ConnectionInfo, Timeouts
 
 _LONGEST_PREFIX = 64
+_MOST_DIGITS = 19
 
 
 @dataclass(slots=True)
@@ -28,12 +30,56 @@ class BadRequest(Exception):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    scope: dict[str, Any]
+    """`head_size` counts target and header fields, four octets for each field's punctuation."""
+
+    info: ConnectionInfo
+    version: str
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    head_size: int
     keep_alive: bool
-    http11: bool
     expects_continue: bool
     body: deque[bytes]
     complete: bool = False
+    _scope: dict[str, Any] | None = None
+
+    @property
+    def http11(self) -> bool:
+        return self.version == "1.1"
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        return self.info.client
+
+    @property
+    def content(self) -> bytes:
+        """The body, as far as it has arrived and nobody has taken it."""
+        return self.body[0] if len(self.body) == 1 else b"".join(self.body)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """For ASGI; the same one each time."""
+        if self._scope is None:
+            self._scope = {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "http_version": self.version,
+                "method": self.method,
+                "scheme": self.info.scheme,
+                "path": self.path,
+                "raw_path": self.raw_path,
+                "query_string": self.query,
+                "root_path": "",
+                "headers": self.headers,
+                "client": self.info.client,
+                "server": self.info.server,
+                "state": {},
+                "extensions": dict(self.info.extensions),
+            }
+        return self._scope
 
 
 class RequestParser:
@@ -86,7 +132,8 @@ class RequestParser:
     def _count(self, size: int) -> None:
         self._head_size += size
         self._unfinished = 0
-        self._check_size()
+        if self._head_size > self._timeouts.head_bytes:
+            self._check_size()
 
     def _check_size(self) -> None:
         limits = self._timeouts
@@ -127,30 +174,21 @@ class RequestParser:
                 method, self._target, version, self._headers
             )
             return
-        expects_continue = _check_headers(self._headers, version, self._is_lenient())
+        expects_continue = _check_headers(self._headers, version, self._is_lenient)
         path, query = _split_target(self._target, method)
         self.requests.append(
             Request(
-                scope={
-                    "type": "http",
-                    "asgi": {"version": "3.0", "spec_version": "2.4"},
-                    "http_version": version,
-                    "method": method.decode("ascii"),
-                    "scheme": self._info.scheme,
-                    "path": unquote(path) if "%" in path else path,
-                    "raw_path": path.encode("ascii"),
-                    "query_string": query,
-                    "root_path": "",
-                    "headers": self._headers,
-                    "client": self._info.client,
-                    "server": self._info.server,
-                    "state": {},
-                    "extensions": dict(self._info.extensions),
-                },
-                keep_alive=self._parser.should_keep_alive(),
-                http11=version == "1.1",
-                expects_continue=expects_continue,
-                body=deque(),
+                self._info,
+                version,
+                method.decode("ascii"),
+                unquote(path) if "%" in path else path,
+                path.encode("ascii"),
+                query,
+                self._headers,
+                self._head_size,
+                self._parser.should_keep_alive(),
+                expects_continue,
+                deque(),
             )
         )
 
@@ -171,7 +209,9 @@ def _head_without_upgrade(
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]], version: str, without_host: bool) -> bool:
+def _check_headers(
+    headers: list[tuple[bytes, bytes]], version: str, without_host: Callable[[], bool]
+) -> bool:
     """Checks RFC 9112 leaves to the server; returns whether the client waits for a 100."""
     if version not in ("1.1", "1.0"):
         raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
@@ -186,10 +226,12 @@ def _check_headers(headers: list[tuple[bytes, bytes]], version: str, without_hos
                 raise BadRequest(400, "Transfer-Encoding in HTTP/1.0")
             if value.lower() != b"chunked":
                 raise BadRequest(501, "the only transfer coding known here is chunked")
+        elif name == b"content-length" and len(value) > _MOST_DIGITS:
+            raise BadRequest(400, "Content-Length is not a number")
         elif name == b"expect" and value.lower() == b"100-continue":
             expects_continue = version == "1.1"
     # RFC 9112 section 3.2; strongSwan's SCEP by GET has no Host.
-    if hosts > 1 or (hosts == 0 and version == "1.1" and not without_host):
+    if hosts > 1 or (hosts == 0 and version == "1.1" and not without_host()):
         raise BadRequest(400, "exactly one Host header is required")
     return expects_continue
 

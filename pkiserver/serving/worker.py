@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pkiserver.errors import PKIError
-from pkiserver.serving.connection import Connection, ConnectionInfo, log
+from pkiserver.serving.connection import Connection, ConnectionInfo, Reader, log
 from pkiserver.serving.hypercorn_seam import HypercornConnection
 from pkiserver.serving.listeners import Listener, peer_of, tls_context, tls_stamp
 from pkiserver.web.peer import PEER_EXTENSION
@@ -109,7 +109,12 @@ class _Acceptor:
                 "ssl_handshake_timeout": listener.timeouts.handshake,
                 "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
             }
-        return await asyncio.start_server(self._connected, sock=listener.sock.dup(), **options)
+        return await asyncio.get_running_loop().create_server(
+            self._protocol, sock=listener.sock.dup(), **options
+        )
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(Reader(), self._connected)
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:

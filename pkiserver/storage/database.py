@@ -75,6 +75,10 @@ class Database(Protocol):
         engine can make it so. It says nothing across a restart."""
         ...
 
+    def change_mark_now(self) -> Hashable | None:
+        """`change_mark` for who cannot wait; None where an engine has to."""
+        ...
+
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own and commit it durably."""
         ...

@@ -254,6 +254,9 @@ class SQLiteDatabase:
         return _snapshot(self._inline, work)
 
     async def change_mark(self) -> int:
+        return self.change_mark_now()
+
+    def change_mark_now(self) -> int:
         """PRAGMA data_version changes with every commit of another connection; on this one nothing
         is ever committed, so that is every commit of anybody. It would stand still inside a
         transaction, so there must be none left open."""

@@ -3,10 +3,13 @@
 
 import datetime as dt
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from email.utils import format_datetime, parsedate_to_datetime
 
 from starlette.types import Message, Scope, Send
+
+from pkiserver.web.instant import InstantAnswer
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -37,6 +40,8 @@ class PreparedAnswer:
     whole: Message = field(repr=False)
     unchanged: Message = field(repr=False)
     body: Message = field(repr=False)
+    instant: InstantAnswer = field(repr=False)
+    """The whole of it."""
 
 
 _NO_BODY: Message = {"type": "http.response.body", "body": b""}
@@ -58,6 +63,9 @@ def prepare(answer: CacheableBytes) -> PreparedAnswer:
         whole={"type": "http.response.start", "status": 200, "headers": described},
         unchanged={"type": "http.response.start", "status": 304, "headers": headers},
         body={"type": "http.response.body", "body": answer.content},
+        instant=InstantAnswer(
+            200, b"".join(b"%s: %s\r\n" % field for field in described), answer.content
+        ),
     )
 
 
@@ -72,7 +80,7 @@ async def send_prepared(scope: Scope, send: Send, answer: PreparedAnswer) -> Non
     if method == "POST":
         await send(answer.whole)
         await send(answer.body)
-    elif any(name in _CONDITIONS for name, _ in scope["headers"]) and not_modified(
+    elif is_conditional(scope["headers"]) and not_modified(
         scope, answer.etag, answer.last_modified
     ):
         await send(answer.unchanged)
@@ -80,6 +88,11 @@ async def send_prepared(scope: Scope, send: Send, answer: PreparedAnswer) -> Non
     else:
         await send(answer.whole)
         await send(_NO_BODY if method == "HEAD" else answer.body)
+
+
+def is_conditional(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request may be answered by 304."""
+    return any(name in _CONDITIONS for name, _ in headers)
 
 
 def _headers(answer: CacheableBytes, etag: str) -> Headers:

@@ -28,4 +28,8 @@ class RequestIDs:
             for name, value in scope["headers"]:
                 if name == HEADER and _ACCEPTABLE.fullmatch(value):
                     return str(value, "ascii")
+        return self.make()
+
+    def make(self) -> str:
+        """A new one, for a request that brought none we believe."""
         return self._random_bytes(8).hex()

@@ -17,15 +17,23 @@ from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock
 from pkiserver.config import OCSPSettings
 from pkiserver.errors import MalformedMessage, PKIError
-from pkiserver.web.caching import CacheableBytes, PreparedAnswer, prepare, send_prepared
+from pkiserver.web.caching import (
+    CacheableBytes,
+    PreparedAnswer,
+    is_conditional,
+    prepare,
+    send_prepared,
+)
+from pkiserver.web.instant import CompleteRequest, Headers, InstantAnswer
 from pkiserver.web.limits import receive_body
 from pkiserver.web.problems import HTTPProblem
-from protocols.ocsp.cache import AnswerCache, Key
+from protocols.ocsp.cache import AnswerCache, Entry, Key
 from protocols.ocsp.errors import STATUS_OF_CODE
 
 PREFIX = "/ocsp/"
 REQUEST_TYPE = "application/ocsp-request"
 RESPONSE_TYPE = "application/ocsp-response"
+_REQUEST_TYPE = REQUEST_TYPE.encode("ascii")
 _MAX_GET = 4096
 
 _log = structlog.get_logger("pkiserver.ocsp")
@@ -69,13 +77,34 @@ class OCSPEndpoint:
         else:
             await send_prepared(scope, send, prepared)
 
+    def answer_now(self, request: CompleteRequest) -> InstantAnswer | None:
+        """What is kept for a POST or an unconditional GET, if it is known to be still right."""
+        authority, encoded = _split(request.path)
+        asked: bytes | str
+        if request.method == "POST" and not encoded and _is_ocsp(request.headers):
+            asked = request.content
+        elif request.method == "GET" and encoded and not is_conditional(request.headers):
+            asked = encoded
+        else:
+            return None
+        entry = self._cache.find((authority, asked))
+        if entry is None or not self._is_young(entry):
+            return None
+        try:
+            right = entry.stamp == self._status.ocsp_stamp_now(authority)
+        except PKIError:
+            return None
+        return entry.answer.instant if right else None
+
+    def _is_young(self, entry: Entry) -> bool:
+        return entry.since <= self._clock.now().timestamp() < entry.until
+
     async def _kept(self, key: Key) -> PreparedAnswer | None:
         """An answer to the same request that is still right."""
         entry = self._cache.find(key)
         if entry is None:
             return None
-        young = entry.since <= self._clock.now().timestamp() < entry.until
-        if young and entry.stamp == await self._status.ocsp_stamp(key[0]):
+        if self._is_young(entry) and entry.stamp == await self._status.ocsp_stamp(key[0]):
             return entry.answer
         self._cache.drop(key)
         return None
@@ -95,7 +124,10 @@ class OCSPEndpoint:
 
 def split_path(scope: Scope) -> tuple[str, str]:
     """The authority's name and what follows it, without the slash between them."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return _split(scope["path"].removeprefix(scope.get("root_path", "")))
+
+
+def _split(path: str) -> tuple[str, str]:
     authority, _, rest = path.removeprefix(PREFIX).partition("/")
     return authority, rest
 
@@ -117,14 +149,19 @@ async def _asked(scope: Scope, receive: Receive, encoded: str) -> bytes | str:
 
 
 def _require_media_type(scope: Scope) -> None:
-    for name, value in scope["headers"]:
+    if not _is_ocsp(scope["headers"]):
+        raise HTTPProblem(
+            415, f"the body has to be {REQUEST_TYPE}", headers={"Accept-Post": REQUEST_TYPE}
+        )
+
+
+def _is_ocsp(headers: Headers) -> bool:
+    for name, value in headers:
         if name == b"content-type":
             sent = value.partition(b";")[0].strip().lower()
-            if sent == REQUEST_TYPE.encode("ascii"):
-                return
-    raise HTTPProblem(
-        415, f"the body has to be {REQUEST_TYPE}", headers={"Accept-Post": REQUEST_TYPE}
-    )
+            if sent == _REQUEST_TYPE:
+                return True
+    return False
 
 
 def decode_path(encoded: str) -> bytes:
