@@ -3,18 +3,20 @@ inside), of all types, by GET and POST. Nothing but FAILURE or PENDING may come 
 
 import base64
 import http.client
-from functools import cache
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from interop.fuzz.cases import Case, Cases, Reply, Rng, Subject, mutated
+from interop.fuzz.cases import Case, Cases, Check, Reply, Rng, Subject, mutated, nothing
+from interop.mutations import restructure
 from pkiserver.clock import SystemClock
 from pkiserver.cms import certs_only, enveloped_data, oids, signed_data
+from pkiserver.cms.content_info import issuer_and_serial
 from pkiserver.pkix import der
 
 _TYPES = (b"3", b"17", b"18", b"19", b"19", b"19", b"20", b"21", b"22", b"99", b"x")
@@ -25,8 +27,25 @@ _PATHS = (b"/scep/default", b"/SCEP/default/pkiclient.exe", b"/cgi-bin/pkiclient
 _OPERATIONS = (b"GetCACaps", b"GetCACert", b"GetCACertChain", b"GetNextCACert", b"Nonsense", b"")
 
 
+@dataclass(frozen=True)
+class _Device:
+    """A key, the certificate it signs with, and what it can put into messages: requests, and what
+    GetCert and GetCRL ask for."""
+
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+    requests: tuple[bytes, ...]
+    wanted: bytes
+
+    def sign(self, data: bytes) -> bytes:
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return self.key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+        return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
 def cases(subject: Subject) -> Cases:
     authority = _registration_authority(subject)
+    devices = (_stranger(), _holder(subject))
 
     def make(rng: Rng) -> Case:
         path = rng.choice(_PATHS[:4] * 6 + _PATHS)
@@ -38,7 +57,11 @@ def cases(subject: Subject) -> Cases:
                 + rng.randbytes(3).hex().encode()
             )
             return Case(b"GET", path + query)
-        return _over_http(rng, path, _message(rng, authority))
+        device = rng.choice(devices)
+        if rng.random() < 0.7:
+            message = _message(rng, authority, device, rng.choice(device.requests))
+            return _over_http(rng, path, message, _never_success)
+        return _over_http(rng, path, _message(rng, authority, device, device.wanted), nothing)
 
     return make
 
@@ -52,26 +75,45 @@ def _registration_authority(subject: Subject) -> x509.Certificate:
         connection.close()
 
 
-@cache
-def _device() -> tuple[rsa.RSAPrivateKey, x509.Certificate, bytes]:
-    """A key, the certificate it signs with, and a request with a challenge that is none."""
+def _stranger() -> _Device:
+    """With a challenge that is none."""
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fuzzed")])
     now = SystemClock().now()
     certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now).sign(
         key, hashes.SHA256()
     )
-    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    return _device(key, certificate)
+
+
+def _holder(subject: Subject) -> _Device:
+    """With a certificate of the CA, of another profile."""
+    key = load_pem_private_key(subject.good.with_suffix(".key").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    return _device(key, x509.load_pem_x509_certificates(subject.good.read_bytes())[0])
+
+
+def _device(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+) -> _Device:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(certificate.subject)
     builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"not a challenge")
     request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-    return key, certificate, request
+    names = (certificate.issuer.public_bytes(), certificate.subject.public_bytes())
+    poll = der.encode(der.SEQUENCE, *names)
+    wanted = issuer_and_serial(certificate.public_bytes(Encoding.DER)).encode()
+    return _Device(key, certificate, (request, poll), wanted)
 
 
-def _message(rng: Rng, authority: x509.Certificate) -> bytes:
-    key, certificate, content = _device()
+def _damaged(data: bytes, rng: Rng) -> bytes:
+    """Octets at random, or elements with lengths that fit."""
+    return mutated(data, rng) if rng.random() < 0.5 else restructure(data, rng)
+
+
+def _message(rng: Rng, authority: x509.Certificate, device: _Device, content: bytes) -> bytes:
     level = rng.randrange(4)
     if level == 0:
-        content = mutated(content, rng)
+        content = _damaged(content, rng)
     envelope = enveloped_data.encrypt(
         content,
         authority,
@@ -80,7 +122,7 @@ def _message(rng: Rng, authority: x509.Certificate) -> bytes:
         random_bytes=rng.randbytes,
     )
     if level == 1:
-        envelope = mutated(envelope, rng)
+        envelope = _damaged(envelope, rng)
     sent = [
         (f"{_VERISIGN}.2", der.encode(der.PRINTABLE_STRING, rng.choice(_TYPES))),
         (f"{_VERISIGN}.7", der.encode(der.PRINTABLE_STRING, rng.randbytes(8).hex().encode())),
@@ -89,18 +131,17 @@ def _message(rng: Rng, authority: x509.Certificate) -> bytes:
     if level == 2:
         sent = [(oid, mutated(value, rng, 1)) for oid, value in sent if rng.random() < 0.9]
     tbs = signed_data.to_be_signed(envelope, oids.DATA, "sha256", sent)
-    signature = key.sign(tbs.data, padding.PKCS1v15(), hashes.SHA256())
-    message = signed_data.encode(tbs, signature, certificate)
-    return mutated(message, rng) if level == 3 else message
+    message = signed_data.encode(tbs, device.sign(tbs.data), device.certificate)
+    return _damaged(message, rng) if level == 3 else message
 
 
-def _over_http(rng: Rng, path: bytes, data: bytes) -> Case:
+def _over_http(rng: Rng, path: bytes, data: bytes, check: Check) -> Case:
     if rng.random() < 0.7:
-        return Case(b"POST", path + b"?operation=PKIOperation", body=data, check=_never_success)
+        return Case(b"POST", path + b"?operation=PKIOperation", body=data, check=check)
     text = base64.b64encode(data).decode()
     spelled = rng.choice((quote(text, safe=""), text, text.rstrip("="), text.replace("+", "%20")))
     query = f"?operation=PKIOperation&message={spelled}".encode()
-    return Case(b"GET", path + query, check=_never_success)
+    return Case(b"GET", path + query, check=check)
 
 
 def _never_success(reply: Reply) -> str | None:

@@ -14,6 +14,7 @@ from pkiserver.ca.model import CertificateRecord
 from pkiserver.ca.policy import common_names_of, names_of
 from pkiserver.pkix.csr import CertificationRequest
 from pkiserver.plugin import Services
+from protocols.scep import intune_store
 from protocols.scep.fail_info import FailInfo, Refusal
 from protocols.scep.settings import SCEPSettings
 
@@ -35,7 +36,7 @@ class Renewals:
                 rule="scep.renewal",
             )
         record = await own(self._services, signer)
-        if record is None or not self._is_of_section(record):
+        if record is None or not await self._is_of_section(record):
             raise Refusal(
                 FailInfo.BAD_CERT_ID,
                 "the request is not signed with a certificate that is renewed here",
@@ -46,17 +47,20 @@ class Renewals:
 
     async def renewed_by(self, signer: x509.Certificate, request: CertificationRequest) -> bool:
         """Whether a PKCSReq with this request renews the certificate that signed it."""
-        if signer.issuer == signer.subject or not _adds_nothing(request, signer):
-            return False
         try:
             await self.renewable(signer)
         except Refusal:
             return False
-        return True
+        return _adds_nothing(request, signer)
 
-    def _is_of_section(self, record: CertificateRecord) -> bool:
+    async def _is_of_section(self, record: CertificateRecord) -> bool:
         """Of its profile, or made by it under a profile that a challenge had named. Otherwise a
-        server's certificate would become a device's."""
+        server's certificate would become a device's. Not one of Intune's: it would not know of the
+        new one, and so never have it revoked."""
+        if await self._services.database.lookup(
+            lambda reader: intune_store.section(reader, record.id)
+        ):
+            return False
         made_here = record.requester.startswith(f"scep:{self._label}/")
         return record.profile == self._settings.profile or made_here
 

@@ -572,6 +572,18 @@ async def test_registration_authority(world: World) -> None:
 # Devices' certificates and names
 
 
+async def test_a_device_may_sign_with_a_subject_that_is_no_text(world: World) -> None:
+    """S35: found by the fuzzer. The library raises ValueError where it is asked for such names."""
+    device = await world.device()
+    damaged = device.certificate.public_bytes(Encoding.DER).replace(b"device-1", b"\xacevice-1")
+    signer = device.with_certificate(x509.load_der_x509_certificate(damaged))
+    with pytest.raises(ValueError, match="subject"):
+        _ = signer.certificate.subject
+    assert (await world.send(signer, signer.pkcs_req("guess"))).status == "2"
+    rep = await world.send(signer, signer.pkcs_req(await world.challenge()))
+    assert (rep.status, rep.certificate.public_key()) == ("0", device.key.public_key())
+
+
 async def test_a_signer_with_a_strange_certificate(world: World) -> None:
     """S35: version 1, expired, any serial number, another subject: only its key counts."""
     device = await world.device()
