@@ -137,6 +137,8 @@ class HTTP1Connection:
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        if self._broken is not None:  # llhttp would say the same again, without our reason
+            return
         try:
             self._parser.feed(data)
         except BadRequest as refusal:

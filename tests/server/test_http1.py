@@ -94,6 +94,22 @@ async def test_bytes_that_are_no_request_get_a_problem_document(data: bytes, eng
     assert json.loads(body)["status"] == status
 
 
+@pytest.mark.parametrize(
+    "data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"PUT * HTTP/1.1\r\nHost: h\r\n\r\n"]
+)
+async def test_bytes_that_are_no_request_are_refused_when_they_come_late(data: bytes) -> None:
+    """They are parsed as they arrive, and the coroutine that waits for them sees them after."""
+    async with running(Edge(echo, access_log=False)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"GET /x"), 5)
+        writer.write(data)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    status, _, body = parse(answer[answer.index(b"HTTP/1.1") :])
+    assert status == json.loads(body)["status"] >= 400
+
+
 async def test_bad_chunk_in_a_body_is_refused() -> None:
     head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with running(Edge(echo, access_log=False)) as (_, port):
