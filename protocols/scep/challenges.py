@@ -2,7 +2,7 @@
 run (routes over HTTPS, jobs, what happens at a start and a stop)."""
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
 import structlog
@@ -42,6 +42,7 @@ class Challenges:
         self.validators: dict[str, Validator] = {}
         self.jobs: list[Job] = []
         self._services = services
+        self._sections = sections
         self._counters: dict[str, Counter] = {}
         self._intune: list[IntuneValidator] = []
         self._checked: list[_Checked] = []
@@ -148,11 +149,19 @@ class Challenges:
             Job(f"scep-intune-clean-{label}", _CLEAN, validator.purge),
         ]
         if settings.revocation_interval:
-            poll = Revocations(self._services, label, client).poll
+            poll = Revocations(self._services, label, client, self._foreign(settings)).poll
             self.jobs.append(
                 Job(f"scep-intune-revocation-{label}", settings.revocation_interval, _quiet(poll))
             )
         return validator
+
+    def _foreign(self, settings: IntuneSettings) -> Collection[str]:
+        """The sections of other tenants."""
+        return {
+            label
+            for label, each in self._sections.items()
+            if each.intune is not None and each.intune.tenant.lower() != settings.tenant.lower()
+        }
 
     def _secret(self, place: str, file: str, env: str) -> Secret:
         return Secret(place, self._services.settings.home, file, env)

@@ -5,6 +5,8 @@ consented to can be revoked so, each by its issuer and serial number. Doing it a
 so whatever breaks in the middle is made up for by the next round.
 """
 
+from collections.abc import Collection
+
 import structlog
 from cryptography import x509
 
@@ -35,10 +37,18 @@ _log = structlog.get_logger("protocols.scep.intune")
 
 
 class Revocations:
-    """The requests of one tenant."""
+    """The requests of one tenant. `foreign` are the sections of other tenants, whose certificates
+    are none of its business."""
 
-    def __init__(self, services: Services, label: str, client: IntuneClient) -> None:
+    def __init__(
+        self,
+        services: Services,
+        label: str,
+        client: IntuneClient,
+        foreign: Collection[str] = (),
+    ) -> None:
         self._services = services
+        self._foreign = foreign
         self._client = client
         self._actor = Requester("scep", f"{label}/intune")
 
@@ -87,9 +97,10 @@ class Revocations:
     def _find(
         self, reader: Reader, request: RevocationRequest, serial: int
     ) -> CertificateRecord | None:
-        """The certificate that the issuer and the number name, if Intune consented to it."""
+        """The certificate that the issuer and the number name, if the tenant consented to it."""
         for record in inventory.with_serial(reader, serial):
-            if self._is_issuer(request, record) and store.status(reader, record.id) is not None:
+            section = store.section(reader, record.id)
+            if self._is_issuer(request, record) and section not in (None, *self._foreign):
                 return record
         return None
 

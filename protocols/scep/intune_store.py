@@ -45,8 +45,9 @@ def withdraw(tx: Transaction, certificate: str) -> bool:
     return _swap(tx, certificate, "withdrawn")
 
 
-def status(reader: Reader, certificate: str) -> str | None:
-    row = reader.one("SELECT status FROM scep_intune WHERE certificate = ?", (certificate,))
+def section(reader: Reader, certificate: str) -> str | None:
+    """The section that asked Intune about it; None for a certificate Intune does not know of."""
+    row = reader.one("SELECT label FROM scep_intune WHERE certificate = ?", (certificate,))
     return None if row is None else str(row[0])
 
 

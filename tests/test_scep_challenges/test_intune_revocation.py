@@ -9,7 +9,11 @@ import pytest
 from pkiserver.ca.model import Reason, Requester
 from pkiserver.errors import PKIError
 from pkiserver.pkix.names import dns_name
+from protocols.scep.fail_info import Refusal
 from protocols.scep.intune_messages import MOST_REQUESTS
+from protocols.scep.intune_revocation import Revocations
+from protocols.scep.renewal import Renewals
+from protocols.scep.settings import SCEPSettings
 from tests.ca.world import request as certificate_request
 from tests.test_scep_challenges.intune_fake import FakeMicrosoft, Outcome
 from tests.test_scep_challenges.intune_world import IntuneSection, device_csr, section
@@ -145,6 +149,26 @@ async def test_intune_revokes_its_own_certificates_only(intune: IntuneSection) -
     ]
     await intune.revocations.poll()
     assert result(intune.fake) == (False, 4004)
+
+
+async def test_a_tenant_does_not_revoke_what_another_consented_to(intune: IntuneSection) -> None:
+    asked = await enrolled(intune)
+    services = intune.world.services
+    intune.fake.revocations = [asked]
+    await Revocations(services, "other", intune.client, {"default"}).poll()
+    assert result(intune.fake) == (False, 4004)
+    assert await intune.good_certificates() == 1
+    intune.fake.revocations = [await enrolled(intune, "T-2")]
+    await Revocations(services, "other", intune.client, {"third"}).poll()
+    assert result(intune.fake, "T-2") == (True, 0), "another section of the same tenant"
+
+
+async def test_no_other_section_renews_intunes_certificates(intune: IntuneSection) -> None:
+    """Intune would not know of the new one, and so never have it revoked."""
+    certificate = await intune.enrol(device_csr())
+    other = SCEPSettings(profile=intune.profile)
+    with pytest.raises(Refusal, match="renewed here"):
+        await Renewals("other", other, intune.world.services).renewable(certificate)
 
 
 async def test_what_is_revoked_on_hold_or_expired_already(intune: IntuneSection) -> None:

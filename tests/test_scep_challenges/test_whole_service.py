@@ -21,6 +21,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from pkiserver.errors import ErrorCode, PKIError
+from protocols.scep.challenge_settings import IntuneSettings
+from protocols.scep.challenges import Challenges
+from protocols.scep.settings import SCEPSettings
 from tests.test_scep.client import rsa_key
 from tests.test_scep.world import World, application, make_template, open_scep
 from tests.test_scep_challenges.intune_fake import (
@@ -215,6 +218,25 @@ async def test_configurations_that_cannot_be(open_whole: Opener, section: dict[s
         await open_whole(wrong=section)
     assert caught.value.code is ErrorCode.CONFIGURATION
     assert "scep.wrong" in caught.value.detail
+
+
+async def test_sections_of_other_tenants_are_known(open_whole: Opener) -> None:
+    """Two tenants on one server; a tenant's name is of any case."""
+    names = {"a": "one.example", "b": "ONE.example", "c": "two.example"}
+    world = await open_whole(
+        **{
+            label: {"challenge": "intune", "intune": {
+                "tenant": tenant, "client_id": CLIENT_ID, "client_secret_env": "X"}}
+            for label, tenant in names.items()
+        }
+    )  # fmt: skip
+    sections = world.runtime.services.settings.section("scep")
+    challenges = Challenges(
+        world.runtime.services, {k: v for k, v in sections.items() if isinstance(v, SCEPSettings)}
+    )
+    found = {label: challenges._foreign(IntuneSettings(tenant=name, client_id=CLIENT_ID,
+             client_secret_env="X")) for label, name in names.items()}  # fmt: skip
+    assert found == {"a": {"c"}, "b": {"c"}, "c": {"a", "b"}}
 
 
 async def test_a_missing_secret_stops_the_start(open_whole: Opener) -> None:
