@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -27,6 +28,8 @@ from pkiserver.pkix.csr import STRONG_HASHES
 from pkiserver.pkix.names import AltName
 from pkiserver.storage import Database, Reader
 from pkiserver.web.peer import Peer
+
+log = structlog.get_logger("protocols.est")
 
 CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 """id-kp-cmcRA (RFC 6402 section 2.10): may make requests for others."""
@@ -84,6 +87,7 @@ class AnchorFiles:
         self._paths = tuple(paths)
         self._stamp: object = None
         self._anchors: tuple[x509.Certificate, ...] = ()
+        self._trouble = ""
 
     def read(self) -> tuple[x509.Certificate, ...]:
         """Every certificate in the files. `PKIError` CONFIGURATION names what cannot be used."""
@@ -99,12 +103,16 @@ class AnchorFiles:
         return self._anchors
 
     def known(self) -> tuple[x509.Certificate, ...]:
-        """Those of the last time that all files could be read. The listener, which looks every few
-        seconds, logs that they cannot, and goes on with the same."""
+        """Those of the last time that all files could be read. One that cannot be is in the log,
+        and does not keep the listener from its own certificate or a new CA of ours."""
         try:
-            return self.read()
-        except PKIError:
-            return self._anchors
+            found, trouble = self.read(), ""
+        except PKIError as error:
+            found, trouble = self._anchors, error.detail
+        if trouble and trouble != self._trouble:
+            log.error("client anchors cannot be read; those before stay in use", detail=trouble)
+        self._trouble = trouble
+        return found
 
     def _certificates(self, path: Path) -> list[x509.Certificate]:
         try:
@@ -136,7 +144,7 @@ class ClientCertificates:
         ours = [each.certificate for each in self._authorities.list()]
         return [
             certificate.public_bytes(Encoding.DER)
-            for certificate in (*ours, *self._anchors.read())
+            for certificate in (*ours, *self._anchors.known())
             if certificate is not None
         ]
 
