@@ -24,6 +24,7 @@ _ENCRYPTION = ("aes128-cbc", "aes256-cbc", "des-ede3-cbc", "aes128-gcm")
 _VERISIGN = "2.16.840.1.113733.1.9"
 _PATHS = (b"/scep/default", b"/SCEP/default/pkiclient.exe", b"/cgi-bin/pkiclient.exe",
           b"/certsrv/mscep/mscep.dll", b"/scep/nobody", b"/scep/", b"/scep/%00")  # fmt: skip
+_LONGEST = 200_000
 _OPERATIONS = (b"GetCACaps", b"GetCACert", b"GetCACertChain", b"GetNextCACert", b"Nonsense", b"")
 
 
@@ -106,8 +107,9 @@ def _device(
 
 
 def _damaged(data: bytes, rng: Rng) -> bytes:
-    """Octets at random, or elements with lengths that fit."""
-    return mutated(data, rng) if rng.random() < 0.5 else restructure(data, rng)
+    """Octets at random, or elements with lengths that fit; no more than the server reads."""
+    damaged = mutated(data, rng) if rng.random() < 0.5 else restructure(data, rng)
+    return damaged[:_LONGEST]
 
 
 def _message(rng: Rng, authority: x509.Certificate, device: _Device, content: bytes) -> bytes:
