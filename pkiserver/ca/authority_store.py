@@ -276,6 +276,11 @@ def close(tx: Transaction, name: str, now: int) -> bool:
     return changed == 1
 
 
+def is_closed(reader: Reader, name: str) -> bool:
+    """As the database has it now."""
+    return reader.one("SELECT 1 FROM closures WHERE authority = ?", (name,)) is not None
+
+
 def touch(tx: Transaction, name: str) -> None:
     """Have every process read the tree again."""
     tx.execute(f"UPDATE authorities SET generation = {_NEXT_GENERATION} WHERE name = ?", (name,))

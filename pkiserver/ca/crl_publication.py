@@ -24,6 +24,7 @@ from pkiserver.ca import crl, crl_check
 from pkiserver.ca import crl_store as store
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
+from pkiserver.ca.authority_store import is_closed
 from pkiserver.ca.crl_scope import FULL, Scope
 from pkiserver.ca.crl_store import Published
 from pkiserver.ca.crl_view import BACKDATE, CRLViews, View
@@ -246,6 +247,9 @@ class CRLPublication:
     def _insert_rows(self, tx: Transaction, new: list[_New], view: View) -> list[Published] | None:
         """The large lists that nobody needs any more; None if another process was faster."""
         issuer, now = new[0].published.issuer, self._clock.now()
+        if is_closed(tx, issuer):
+            # Nothing comes after the last list; this process has the key in memory still.
+            raise PKIError(ErrorCode.UNAVAILABLE, f"authority {issuer} is closed")
         if store.state(tx, issuer, view.scope).number != view.state.number:
             return None
         dropped: list[Published] = []

@@ -168,6 +168,25 @@ async def test_forced_it_goes_on_answering_but_its_list_stands_still(pki: PKI) -
     assert closed == ('{"forced":true,"valid":1}',)
 
 
+async def test_a_process_that_does_not_know_yet_publishes_nothing_after_the_last_list(
+    pki: PKI,
+) -> None:
+    """It has the key in memory until it reads the tree, and its list would hold for days only."""
+    issued = await pki.issue()
+    await follow(pki)
+    other = await other_tree(pki)
+    other.key("issuing")
+    await close(pki, force=True)
+    await pki.revoke(issued)
+    assert other.get("issuing").status is AuthorityStatus.RETIRED
+    behind = status_of(pki, other)
+    with pytest.raises(PKIError, match="closed") as caught:
+        await behind.publish_crl("issuing")
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    await shows_until_the_end(pki)
+    await behind.stop()
+
+
 async def test_a_key_that_is_offline_signs_no_last_list(pki: PKI) -> None:
     await follow(pki)
     key_file(pki, "issuing").rename(pki.home / "away")
