@@ -9,7 +9,9 @@ from cryptography import x509
 
 from pkiserver.ca.model import Requester
 from pkiserver.config_types import Rate
+from pkiserver.pkix import der
 from protocols.scep import refusals, service
+from protocols.scep.messages import MessageType
 from tests.test_scep.client import new_transaction, rsa_key
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World
@@ -110,3 +112,21 @@ async def test_the_same_octets_after_the_certificate_has_ended(open_world: OpenW
         assert rep.status == "0", rep.text
         world.clock.advance(dt.timedelta(days=31))
     assert await world.issued() == 2
+
+
+@pytest.mark.parametrize("serial", [-1, 0, 1 << 200, -(1 << 4000), 1 << 14000], ids=range(5))
+async def test_serial_numbers_that_no_certificate_has(world: World, serial: int) -> None:
+    """GetCert by somebody who may ask."""
+    device = await world.device()
+    holder = device.with_certificate((await world.enrol(device)).certificate)
+    size = serial.bit_length() // 8 + 1
+    number = der.encode(der.INTEGER, serial.to_bytes(size, signed=True))
+    for name in (device.ca[1].subject.public_bytes(), der.encode(der.SEQUENCE)):
+        rep = await world.send(
+            holder, holder.message(MessageType.GET_CERT, der.encode(der.SEQUENCE, name, number))
+        )
+        assert rep.status == "2" and rep.fail_info in ("1", "4"), rep.text
+        rep = await world.send(
+            holder, holder.message(MessageType.GET_CRL, der.encode(der.SEQUENCE, name, number))
+        )
+        assert rep.status in ("0", "2")
