@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -116,7 +117,7 @@ def _est(request: pytest.FixtureRequest, **default: str) -> Iterator[EstPKI]:
         pytest.skip("EST is ours alone")
     folder = Path(tempfile.mkdtemp(prefix="interop-est-"))
     try:
-        with est_pki(folder, **default) as running:
+        with est_pki(folder, server=None, **default) as running:
             yield running
     finally:
         if not os.environ.get("PKISERVER_INTEROP_KEEP"):
@@ -136,13 +137,18 @@ def workdir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, target: Target) -> Callable[[str, str, str], results.Row]:
-    """Start this test's row of the results table: row(client, version, what)."""
+def row(request: pytest.FixtureRequest) -> Callable[[str, str, str], results.Row]:
+    """Start this test's row of the results table: row(client, version, what). Tests without
+    `target` have a pkiserver of their own."""
+    server = f"pkiserver {importlib.metadata.version('pkiserver')}"
+    if "target" in request.fixturenames:
+        target: Target = request.getfixturevalue("target")
+        server = f"{target.name} {target.version}"
 
     def start(client: str, version: str, what: str) -> results.Row:
         made = results.Row(client, version, what)
         request.node.user_properties.append((results.PROPERTY, made))
-        request.node.user_properties.append((_SERVER, f"{target.name} {target.version}"))
+        request.node.user_properties.append((_SERVER, server))
         return made
 
     return start

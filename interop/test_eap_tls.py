@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,32 +40,44 @@ class Network:
         (block,) = (each for each in fenced(RECIPES / RECIPE, "sh") if "trust.pem" in each)
         self.pki.script(block, self.folder)
 
+    def enrol(self, name: str) -> Path:
+        """The recipe's blocks for a laptop, for another one; its certificate."""
+        blocks = [each for each in fenced(RECIPES / RECIPE, "sh") if LAPTOP in each]
+        self.pki.script("\n".join(blocks).replace(LAPTOP, name), self.folder)
+        return self.folder / f"{name}.crt"
+
     @contextlib.contextmanager
-    def served(self, ocsp: bool, responder: str = "") -> Iterator["Door"]:
-        """FreeRADIUS with the files as they are now; `responder` instead of the certificate's."""
-        settings = self.folder / "settings"
-        shutil.rmtree(settings, ignore_errors=True)
-        settings.mkdir()
-        for name in ("radius.crt", "radius.key", "trust.pem"):
-            shutil.copy(self.folder / name, settings)
+    def served(
+        self, ocsp: bool, responder: str = "", certificate: str = "radius"
+    ) -> Iterator["Door"]:
+        """FreeRADIUS with the files as they are now; `responder` instead of the one that client
+        certificates name, and that certificate of its own."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            settings = Path(folder)
+            self._write_settings(settings, responder, certificate)
+            port, secret = _free_port(), secrets.token_urlsafe()
+            env = {
+                "RADIUS_SECRET": secret,
+                "RADIUS_ADDRESS": "127.0.0.1",
+                "RADIUS_PORT": str(port),
+                "RADIUS_STATE": str(settings),
+                "RADIUS_OCSP": "yes" if ocsp else "no",
+            }
+            words = [self.radius, "-f", "-l", "stdout", "-d", settings, "-n", "radiusd"]
+            with service(words, cwd=self.folder, env=env) as running:
+                running.wait_until(
+                    lambda: "Ready to process requests" in running.output(), START_SECONDS, "RADIUS"
+                )
+                yield Door(self, port, secret, running)
+
+    def _write_settings(self, settings: Path, responder: str, certificate: str) -> None:
+        for suffix in ("crt", "key"):
+            shutil.copy(self.folder / f"{certificate}.{suffix}", settings / f"radius.{suffix}")
+        shutil.copy(self.folder / "trust.pem", settings)
         text = CONFIGURATION.read_text()
         if responder:
             text = text.replace(_THEIR_RESPONDER, f'override_cert_url = yes\nurl = "{responder}"')
         (settings / CONFIGURATION.name).write_text(text)
-        port, secret = _free_port(), secrets.token_urlsafe()
-        env = {
-            "RADIUS_SECRET": secret,
-            "RADIUS_ADDRESS": "127.0.0.1",
-            "RADIUS_PORT": str(port),
-            "RADIUS_STATE": str(self.folder),
-            "RADIUS_OCSP": "yes" if ocsp else "no",
-        }
-        words = [self.radius, "-f", "-l", "stdout", "-d", settings, "-n", "radiusd"]
-        with service(words, cwd=self.folder, env=env) as running:
-            running.wait_until(
-                lambda: "Ready to process requests" in running.output(), START_SECONDS, "RADIUS"
-            )
-            yield Door(self, port, secret, running)
 
 
 @dataclass(frozen=True)
@@ -101,38 +114,36 @@ def _free_port() -> int:
     return port
 
 
-@pytest.fixture
-def network(est: EstPKI, workdir: Path) -> Iterator[Network]:
+@pytest.fixture(scope="module")
+def network(est: EstPKI, tmp_path_factory: pytest.TempPathFactory) -> Network:
     radius = need(debian("freeradius"))
     eapol_test = need(debian("eapol_test", "eapoltest"))
-    est.recipe(RECIPE, workdir)
-    yield Network(est, workdir, radius, eapol_test)
-    est.cli("est", "user", "remove", LAPTOP)
+    folder = tmp_path_factory.mktemp("network")
+    est.recipe(RECIPE, folder)
+    return Network(est, folder, radius, eapol_test)
 
 
-@pytest.mark.parametrize("by", ["OCSP", "CRL"])
-def test_network_access(network: Network, row: NewRow, by: str) -> None:
+def test_network_access(network: Network, row: NewRow) -> None:
     """In with a certificate from EST, out when it is revoked: by OCSP at once, by the CRL after the
     next restart."""
     version = f"{debian_version('freeradius')}, {debian_version('eapoltest')}"
-    seen = row("FreeRADIUS, eapol_test", version, f"EAP-TLS with an EST certificate; {by}")
-    ocsp = by == "OCSP"
-    chain = network.folder / "laptop-1.chain"
-    laptop = network.folder / "laptop-1.crt"
-    with network.served(ocsp) as door:
-        assert door.opens()
+    what = "EAP-TLS with an EST certificate; by OCSP, by CRL"
+    seen = row("FreeRADIUS, eapol_test", version, what)
+    name, folder = "laptop-2", network.folder
+    certificate = network.enrol(name)
+    with network.served(ocsp=True) as by_ocsp, network.served(ocsp=False) as by_crl:
+        assert by_ocsp.opens(name) and by_crl.opens(name)
         seen.passed("obtain")
-        network.pki.revoke(openssl.serial(laptop))
-        if ocsp:
-            assert "ocsp: Cert status: revoked" in door.refuses()
-        else:
-            assert door.opens()
-    issuing = network.folder / "issuing.pem"
-    network.pki.script('curl -fsS "$HTTP/ca/issuing.pem" -o issuing.pem', network.folder)
-    relying_party.wait_until_on_crl(openssl.joined(chain, laptop, issuing), network.pki.root)
+        network.pki.revoke(openssl.serial(certificate))
+        assert "ocsp: Cert status: revoked" in by_ocsp.refuses(name)
+        assert by_crl.opens(name)
+    network.pki.script('curl -fsS "$HTTP/ca/issuing.pem" -o issuing.pem', folder)
+    chain = openssl.joined(folder / f"{name}.chain", certificate, folder / "issuing.pem")
+    relying_party.wait_until_on_crl(chain, network.pki.root)
     network.trust()
-    with network.served(ocsp) as door:
-        assert "certificate revoked" in door.refuses()
+    with network.served(ocsp=False) as by_crl:
+        assert "certificate revoked" in by_crl.refuses(name)
+        assert by_crl.opens()
         seen.passed("revoke")
 
 
@@ -158,13 +169,8 @@ def test_no_answer_is_no_good_one(network: Network) -> None:
 
 def test_the_laptop_knows_its_network(network: Network) -> None:
     """`domain_match`: any other server of the same PKI is not the network."""
-    folder = network.folder
-    other = network.pki.issue(folder, "tls-server", "other.example.com")
-    with network.served(ocsp=False) as door:
-        assert door.opens()
-    shutil.copy(other.certificate, folder / "radius.crt")
-    shutil.copy(other.key, folder / "radius.key")
-    with network.served(ocsp=False) as door:
+    other = network.pki.issue(network.folder, "tls-server", "other.example.com")
+    with network.served(ocsp=False, certificate=other.certificate.stem) as door:
         assert "Alert read:fatal" in door.refuses()
 
 

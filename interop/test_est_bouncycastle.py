@@ -60,7 +60,7 @@ def test_enrol_and_renew(
     seen = row(CLIENT, debian_version(PACKAGE), f"EST: {what}")
     assert len(openssl.split(bc("cacerts", "ca").certificate)) == 2
     name = f"bc-{kind.lower()}"
-    login = f"{name}:{est.add_user(name, '--subject', name, '--dns', f'{name}.example.test')}"
+    login = f"{name}:{est.add_user(name, subject=name, dns=f'{name}.example.test')}"
     first = bc("enroll", "first", login=login, name=name, kind=kind)
     before = est_client.check(first, name)
     relying_party.lint("lint_pkix_cert", first.certificate)

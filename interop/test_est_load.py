@@ -79,7 +79,7 @@ class Device:
 async def test_concurrent_enrolments(est: EstPKI, est_client: Client) -> None:
     """Everything handed out is in the inventory, and nothing else is; serial numbers are unique;
     the audit log is whole and has each of them once; OCSP and CRL know them."""
-    password = est.add_user("load", "--subject", f"{PREFIX}*", "--dns", "*.example.test")
+    password = est.add_user("load", subject=f"{PREFIX}*", dns="*.example.test")
     login = requests.basic("load", password)
     devices = [
         Device(f"{PREFIX}{number}", est, est_client.folder, login) for number in range(DEVICES)

@@ -130,7 +130,7 @@ def test_tls_that_ends_at_the_proxy(
     est = passed_on[0]
     client = Client(workdir, est)
     name = "behind"
-    login = ("-u", f"{name}:{est.add_user(name, '--subject', name, '--dns', '*.example.test')}")
+    login = ("-u", f"{name}:{est.add_user(name, subject=name, dns='*.example.test')}")
     with ending_tls(est, workdir) as base:
         url = f"{base}/simpleenroll"
         key, csr = client.request(name)
@@ -157,7 +157,7 @@ def test_tls_that_is_passed_through(
     est, mtls_port = passed_on
     client = Client(workdir, est)
     name = "through"
-    login = ("-u", f"{name}:{est.add_user(name, '--subject', name, '--dns', '*.example.test')}")
+    login = ("-u", f"{name}:{est.add_user(name, subject=name, dns='*.example.test')}")
     with passing_through(est, mtls_port, workdir) as port:
         base = f"https://localhost:{port}/.well-known/est"
         key, csr = client.request(name)

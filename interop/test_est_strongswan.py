@@ -74,7 +74,7 @@ def test_enrol_and_renew(
     strongswan = Strongswan(command, est_client)
     strongswan.ca_certificates()
     name = f"swan-{kind}"
-    password = est.add_user(name, "--subject", name, "--dns", f"{name}.example.test")
+    password = est.add_user(name, subject=name, dns=f"{name}.example.test")
     first = strongswan.enrol(*strongswan.request(name, kind), "--userpass", f"{name}:{password}")
     before = est_client.check(first, name)
     relying_party.lint("lint_pkix_cert", first.certificate)
@@ -95,7 +95,7 @@ def test_refusals(command: Path, est: EstPKI, est_client: Client) -> None:
     """A wrong password, and names of somebody else."""
     strongswan = Strongswan(command, est_client)
     strongswan.ca_certificates()
-    password = est.add_user("swan-own", "--subject", "swan-own")
+    password = est.add_user("swan-own", subject="swan-own")
     for name, secret, status in (("swan-own", "wrong", 401), ("swan-other", password, 403)):
         request = strongswan.request(name, "ecdsa")
         with pytest.raises(InteropError, match=f"HTTP {status}"):
