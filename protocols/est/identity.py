@@ -59,11 +59,22 @@ def check_names(
         return
     fields = template.requested(csr.subject)
     if identity.user is not None and identity.user.names is not None:
-        _check(csr, fields, _rules(identity.user.names), "user-names")
+        _check(csr.common_names, csr.alt_names, fields, _rules(identity.user.names), "user-names")
     by_certificate = identity.user is None or settings.auth_require == "all"
     if identity.certificate is None or not by_certificate or settings.certificate_names == "any":
         return
-    _check(csr, fields, _own_names(identity.certificate), "certificate_names")
+    allowed = _own_names(identity.certificate)
+    _check(csr.common_names, csr.alt_names, fields, allowed, "certificate_names")
+
+
+def check_changed_names(
+    identity: Identity, common_name: str | None, alt_names: Sequence[AltName]
+) -> None:
+    """Raises `PKIError` REFUSED_NAME unless a user who is bound to names may have these. They are
+    others than those in the certificate by intention."""
+    if identity.user is not None and identity.user.names is not None:
+        common_names = [] if common_name is None else [common_name]
+        _check(common_names, alt_names, {}, _rules(identity.user.names), "user-names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +154,14 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _check(
-    csr: CertificationRequest, fields: Mapping[str, str], allowed: _Allowed, rule: str
+    common_names: Sequence[str],
+    alt_names: Sequence[AltName],
+    fields: Mapping[str, str],
+    allowed: _Allowed,
+    rule: str,
 ) -> None:
-    refused = [text for text in csr.common_names if not allowed.common_name(text)]
-    refused += [name.value for name in csr.alt_names if not allowed.alt_name(name)]
+    refused = [text for text in common_names if not allowed.common_name(text)]
+    refused += [name.value for name in alt_names if not allowed.alt_name(name)]
     refused += [text for key, text in fields.items() if not allowed.field(key, text)]
     if refused:
         raise PKIError(

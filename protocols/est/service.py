@@ -111,7 +111,7 @@ class Label:
             wishes = attributes.parse(request)
             self._check_link(wishes, credentials.peer)
             reenrollment.check_same_names(parsed, old)
-            asked = self._renewal(asked, old, wishes.change_subject_name)
+            asked = self._renewal(who, asked, old, wishes.change_subject_name)
         return await self._enrollment.enroll(asked)
 
     async def generate_key(self, credentials: Credentials, request: bytes) -> GeneratedKey:
@@ -163,7 +163,11 @@ class Label:
         linking.check(self.settings.proof_of_possession, wishes.linking, peer)
 
     def _renewal(
-        self, asked: CertificateRequest, old: x509.Certificate, change: ChangeSubjectName | None
+        self,
+        who: Identity,
+        asked: CertificateRequest,
+        old: x509.Certificate,
+        change: ChangeSubjectName | None,
     ) -> CertificateRequest:
         """The names are the old certificate's, or what ChangeSubjectName says."""
         if change is None:
@@ -174,8 +178,10 @@ class Label:
             )
         subject = old.subject if change.subject is None else change.subject
         names = names_of(old) if change.alt_names is None else change.alt_names
+        common_name = _common_name(subject)
+        identity.check_changed_names(who, common_name, names)
         return dataclasses.replace(
-            asked, names=names, subject_cn=_common_name(subject), names_beside_csr=True
+            asked, names=names, subject_cn=common_name, names_beside_csr=True
         )
 
     def _decrypt_key(self, user: str) -> bytes:

@@ -258,6 +258,25 @@ async def test_changed_names_obey_the_profile(open_world: OpenWorld) -> None:
         assert answer.status_code == 403, (cn, dns)
 
 
+async def test_changed_names_are_a_bound_users_own(open_world: OpenWorld) -> None:
+    """A user with patterns has them whichever way he asks."""
+    world = await open_world(
+        '[est.default]\nauth_require = "all"\nchange_subject = true\n[est.plain]\n'
+    )
+    await world.add_user(label="plain")
+    await world.add_user(names={"cn": ["dev*"], "dns": ["*.example.org"]})
+    peer = peer_with(await world.enroll("dev1", ["dev1.example.org"], label="plain"))
+    for cn, dns, status in (
+        ("dev2", ["dev2.example.org"], 200),
+        ("chief", [], 403),
+        (None, ["dev2.example.com"], 403),
+    ):
+        attributes = change_to(cn, *dns)
+        request = make_csr("dev1", ["dev1.example.org"], key=new_key(), attributes=attributes)
+        answer = await world.post("simplereenroll", request, peer=peer, auth=ALICE)
+        assert answer.status_code == status, (cn, dns, answer.text)
+
+
 # Outside anchors
 
 FACTORIES = """
