@@ -5,8 +5,10 @@ import base64
 import datetime as dt
 
 import pytest
+from structlog.testing import capture_logs
 
 from pkiserver.ca.model import Reason, Requester
+from pkiserver.config_types import Rate
 from pkiserver.web.peer import Peer
 from protocols.est.authentication import parse_basic
 from tests.test_est.conftest import OpenWorld
@@ -54,6 +56,32 @@ async def test_a_certificate_that_does_not_count(open_world: OpenWorld) -> None:
     assert len(await world.refusals()) == 3
     with_password = await world.post("simpleenroll", request, peer=peer_with(held), auth=ALICE)
     assert with_password.status_code == 200
+
+
+async def test_guesses_from_everywhere(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many addresses somebody has, the audit log stays readable; nothing goes unsaid."""
+    few = Rate(count=2, period=dt.timedelta(hours=1))
+    monkeypatch.setattr("protocols.est.authentication.MOST_ROWS", few)
+    world = await open_world()
+
+    async def guess(number: int) -> None:
+        peer = Peer(f"198.51.100.{number}", tls_version="TLSv1.3")
+        answer = await world.post("simpleenroll", make_csr(), auth=(f"u{number}", "x"), peer=peer)
+        assert answer.status_code == 401
+
+    with capture_logs() as logs:
+        for number in range(5):
+            await guess(number)
+    assert len(await world.refusals()) == 2
+    assert [each["party"] for each in logs if each["event"] == "est.authenticate"] == [
+        "user:u2", "user:u3", "user:u4",
+    ]  # fmt: skip
+    world.clock.advance(dt.timedelta(hours=1))
+    await guess(6)
+    assert '"not recorded before":3' in (await world.refusals())[-1]
+    assert len(await world.rows("SELECT * FROM est_failures")) == 12
 
 
 async def test_what_was_rejected_is_recorded_each_time(open_world: OpenWorld) -> None:
