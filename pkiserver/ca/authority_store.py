@@ -290,10 +290,12 @@ def touch(tx: Transaction, name: str) -> None:
 class Outstanding:
     """Certificates that relying parties may still ask about: how many, and when the last of them
     expires. Neither those revoked for good count, which the last list shows, nor responders and
-    others of the server's own, nor certificates of the line's own keys (self-signed and links)."""
+    others of the server's own, nor certificates of the line's own keys (self-signed and links).
+    `revoked_until`: when the last that is revoked for good expires."""
 
     count: int = 0
     last: dt.datetime | None = None
+    revoked_until: dt.datetime | None = None
 
 
 def outstanding(reader: Reader, name: str, line: Sequence[bytes], now: int) -> Outstanding:
@@ -306,9 +308,15 @@ def outstanding(reader: Reader, name: str, line: Sequence[bytes], now: int) -> O
         f"AND spki_sha256 NOT IN ({', '.join('?' * len(line))})",
         (name, now, RESPONDER_PROFILE, *line),
     )
-    if row is None or not row[0]:
-        return Outstanding()
-    return Outstanding(row[0], from_epoch(row[1]))
+    revoked = reader.one(
+        "SELECT MAX(not_after) FROM revocations WHERE issuer = ? AND not_after >= ?", (name, now)
+    )
+    count, last = row or (0, None)
+    return Outstanding(count, _moment(last), _moment(revoked[0] if revoked else None))
+
+
+def _moment(seconds: int | None) -> dt.datetime | None:
+    return None if seconds is None else from_epoch(seconds)
 
 
 def status_generation(reader: Reader, name: str) -> int:

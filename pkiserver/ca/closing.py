@@ -27,9 +27,9 @@ async def close(
     actor: str,
     force: bool = False,
 ) -> Authority:
-    """Close a retired authority that nobody asks about any more. With `force` even if somebody
-    does: it gets a responder that goes on answering as long as its certificates are valid, but
-    what is revoked from now on is on no list.
+    """Close a retired authority of which no certificate is good any more. It gets a responder that
+    goes on answering until those that are revoked have expired. With `force` even if some are good:
+    what is revoked from now on is told by OCSP, but on no list.
 
     Raises `PKIError`: CONFLICT while certificates are valid, or if it is not retired; UNAVAILABLE
     if its key is not at hand for the last list."""
@@ -47,8 +47,10 @@ async def close(
         shown = await authorities.status_generation(name)
         certificate, now = authority.certificate, clock.now()
         if certificate is not None and certificate.not_valid_after_utc > now:
-            if left.last is not None:
-                await status.prepare_offline(name, left.last - now)
+            # Revoked ones, too: who is told nothing by OCSP often takes that for good.
+            ends = [end for end in (left.last, left.revoked_until) if end is not None]
+            if ends:
+                await status.prepare_offline(name, max(ends) - now)
             if ca_path.may_sign_crls(certificate):
                 await status.publish_crl(name, _AS_LONG_AS_IT_LASTS)
         return await authorities.close(name, shown, actor=actor, force=force)

@@ -99,6 +99,25 @@ async def test_what_the_last_list_shows_for_good_does_not_count(pki: PKI) -> Non
     await shows_until_the_end(pki, revoked.record.serial, held.record.serial)
 
 
+async def test_what_is_revoked_stays_so_to_those_who_ask_by_ocsp(pki: PKI) -> None:
+    """Long after the responder of that day would have ended: tryLater is as good as `good` to
+    many."""
+    revoked = await pki.issue()
+    await pki.revoke(revoked)
+    await follow(pki)
+    await close(pki)
+    question = ask(revoked.certificate, pki.certificate())
+    end = revoked.certificate.not_valid_after_utc
+    for moment in (NOW + 45 * DAY, end - dt.timedelta(hours=1)):
+        pki.clock.advance(moment - pki.clock.now())
+        await pki.status.maintain()
+        answer = ocsp.load_der_ocsp_response((await pki.status.ocsp("issuing", question)).der)
+        assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
+    pki.clock.advance(2 * DAY)
+    await pki.status.maintain()
+    assert not [*(pki.home / "keys").glob(f"ocsp-issuing-{'[0-9a-f]' * 16}.key")]
+
+
 async def shows_until_the_end(pki: PKI, *serials: int) -> None:
     own = pki.certificate()
     crl = x509.load_der_x509_crl((await pki.status.crl("issuing")).der)
