@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from pkiserver.clock import Clock, epoch
+from pkiserver.ca import leases
+from pkiserver.clock import Clock
 from pkiserver.plugin import Job
 from pkiserver.storage import Database, Transaction
 
@@ -56,14 +57,6 @@ class Scheduler:
         return True
 
     def _take(self, tx: Transaction, job: Job) -> bool:
-        now = epoch(self._clock.now())
         # A little early: the timer of the process that ran it last time must find it free again.
-        until = now + max(1, int((job.every - dt.timedelta(seconds=1)).total_seconds()))
-        return bool(
-            tx.execute(
-                "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-                "until = excluded.until WHERE leases.until <= ?",
-                (job.name, self._holder, until, now),
-            )
-        )
+        length = job.every - dt.timedelta(seconds=1)
+        return leases.take(tx, job.name, self._holder, self._clock.now(), length)

@@ -55,6 +55,19 @@ async def test_of_many_processes_one_does_the_work_of_a_period(database: Databas
     assert work.done == 3
 
 
+async def test_a_clock_that_was_ahead_does_not_stop_the_work(database: Database) -> None:
+    """A machine that started in another year, and was put right, has left leases until then."""
+    clock, work = FixedClock(NOW + dt.timedelta(days=400)), Work()
+    scheduler, other = Scheduler(database, clock, ()), Scheduler(database, clock, ())
+    assert await scheduler.run_if_due(work.job())
+    clock.advance(dt.timedelta(days=-400))
+    assert await other.run_if_due(work.job())
+    assert not await scheduler.run_if_due(work.job())
+    clock.advance(dt.timedelta(seconds=-20))  # as much as clocks of two nodes may differ
+    assert not await scheduler.run_if_due(work.job())
+    assert work.done == 2
+
+
 async def test_the_timer_of_who_ran_it_last_finds_it_free_again(database: Database) -> None:
     """Whole seconds are compared: a timer that is early by a fraction must not skip a period."""
     clock, work = FixedClock(NOW + dt.timedelta(milliseconds=900)), Work()

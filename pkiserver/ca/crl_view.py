@@ -113,6 +113,8 @@ class CRLViews:
         if last is None or last.generation < view.state.changed or last.form != view.form.octets:
             return True
         now = self._clock.now()
+        if now < last.this_update:  # made by a clock that was ahead: nobody accepts it yet
+            return True
         next_update = min(now + lifetime, authority.not_valid_after_utc)
         return now - last.this_update >= BACKDATE + refresh and last.next_update < next_update
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
 )
 
-from pkiserver.ca import encoding, key_drafts, ledger
+from pkiserver.ca import encoding, key_drafts, leases, ledger
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.model import Authority, Prepared
@@ -159,10 +159,7 @@ class Responders:
             await self._issue(draft, key)
         finally:
             await self._database.write(
-                lambda tx: tx.execute(
-                    "DELETE FROM leases WHERE name = ? AND holder = ?",
-                    (_lease(authority.name), holder),
-                )
+                lambda tx: leases.release(tx, _lease(authority.name), holder)
             )
         return True
 
@@ -180,15 +177,10 @@ class Responders:
         row = self.find(tx, issuer, now)
         if not force and row is not None and not self._near_its_end(row, now):
             return False
-        won = tx.execute(
-            "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-            "until = excluded.until WHERE leases.until <= ?",
-            (_lease(issuer), holder, epoch(now + _LEASE), epoch(now)),
-        )
+        won = leases.take(tx, _lease(issuer), holder, now, _LEASE)
         if won:
             key_drafts.note(tx, draft.key_id, now)
-        return bool(won)
+        return won
 
     async def _issue(self, draft: _Draft, key: PrivateKey) -> None:
         """Serial and intent are durable before the signature, as for any certificate."""

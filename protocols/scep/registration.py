@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from pkiserver.ca import key_drafts
+from pkiserver.ca import key_drafts, leases
 from pkiserver.ca.model import CertificateRequest, Prepared, Requester
 from pkiserver.clock import epoch
 from pkiserver.config import ProfileSettings
@@ -185,10 +185,7 @@ class RegistrationAuthorities:
             await self._make(registration, key_id)
         finally:
             await self._services.database.write(
-                lambda tx: tx.execute(
-                    "DELETE FROM leases WHERE name = ? AND holder = ?",
-                    (registration.lease, holder),
-                )
+                lambda tx: leases.release(tx, registration.lease, holder)
             )
         return True
 
@@ -233,15 +230,10 @@ class RegistrationAuthorities:
         if self._is_fresh(tx, registration):
             return False
         now = self._services.clock.now()
-        won = tx.execute(
-            "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-            "until = excluded.until WHERE leases.until <= ?",
-            (registration.lease, holder, epoch(now + _LEASE), epoch(now)),
-        )
+        won = leases.take(tx, registration.lease, holder, now, _LEASE)
         if won:
             key_drafts.note(tx, key_id, now)
-        return bool(won)
+        return won
 
     async def _make(self, registration: Registration, key_id: str) -> None:
         services = self._services

@@ -170,6 +170,24 @@ async def test_numbers_grow_when_the_clock_goes_back_and_after_a_restore(pki: PK
     assert (await pki.status.publish_crl("issuing")).number > back.number
 
 
+async def test_a_list_that_a_clock_ahead_has_dated_is_replaced(tmp_path: Path) -> None:
+    """Nobody accepts it before its thisUpdate; the schedule alone would wait for that."""
+    async with open_pki(tmp_path, crl=CRLSettings(delta=HOUR)) as pki:
+        await pki.status.maintain()
+        pki.clock.advance(30 * DAY)
+        await pki.status.maintain()
+        wrong = await pki.status.crl("issuing")
+        pki.clock.advance(-30 * DAY)
+        await pki.another_process().maintain()
+        for delta in (False, True):
+            right = await pki.status.crl("issuing", delta=delta)
+            assert right.this_update <= pki.clock.now() < right.next_update
+            assert right.number > wrong.number
+        before = await numbers(pki)
+        await pki.status.maintain()
+        assert await numbers(pki) == before
+
+
 async def test_history_is_bounded(pki: PKI) -> None:
     made = [(await pki.status.publish_crl("issuing")).number for _ in range(HISTORY + 3)]
     await pki.status.publish_crl("root")
