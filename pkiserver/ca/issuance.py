@@ -263,6 +263,7 @@ class Issuance:
             not_after=decision.not_after,
             requester=request.requester,
             approval=approval,
+            renewal_of=request.renewal_of,
         )
         until = min(self._clock.now() + _TOKEN_LIFETIME, prepared.not_after)
         self._tokens[prepared.id] = (prepared, until)
@@ -282,8 +283,11 @@ class Issuance:
             )
 
     def _reserve(self, tx: Transaction, prepared: Prepared, hook: TxHook | None) -> None:
-        # Again, in the transaction: a key reported meanwhile is not certified.
+        # Again, in the transaction: a key reported meanwhile is not certified, and what was revoked
+        # meanwhile not renewed.
         blocklist.check(tx, prepared.spki_sha256)
+        if prepared.renewal_of is not None:
+            renewal.check(tx, prepared.renewal_of)
         rule = _issuer_rule(prepared.profile)
         self._signer.check_usable(tx, prepared.issuer, rule)
         try:

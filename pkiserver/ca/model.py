@@ -135,6 +135,8 @@ class Prepared:
     requester: Requester
     approval: str | None = None
     """The id of the approval it uses up."""
+    renewal_of: x509.Certificate | None = field(default=None, repr=False)
+    """What it renews, if anything."""
 
 
 class ApprovalStatus(enum.StrEnum):

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from pkiserver.ca.model import CertificateRequest, Reason, Requester
 from pkiserver.cms import oids, signed_data
+from pkiserver.errors import PKIError
 from pkiserver.pkix import cert, der
 from protocols.scep import messages
 from protocols.scep.messages import MessageType
@@ -658,3 +659,20 @@ async def test_a_message_of_another_implementation() -> None:
     assert message.message_type == MessageType.PKCS_REQ
     assert message.envelope is not None and message.sender_nonce is not None
     messages.verify(message, allow_legacy=True)
+
+
+async def test_what_is_revoked_before_the_serial_is_reserved_is_not_renewed(world: World) -> None:
+    """Between the look and the transaction somebody revokes: the transaction looks again."""
+    old = (await world.enrol(await world.device())).certificate
+    services = world.runtime.services
+    prepared = await services.issuance.prepare(
+        CertificateRequest(
+            "device", Requester("scep", "default/renewal"), make_csr(rsa_key()), renewal_of=old
+        )
+    )
+    await services.revocation.revoke(
+        "issuing", old.serial_number, Reason.SUPERSEDED, actor=Requester("test", "x")
+    )
+    with pytest.raises(PKIError, match="is revoked or not one of ours"):
+        await services.issuance.issue(prepared)
+    assert await world.issued() == 1
