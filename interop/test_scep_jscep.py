@@ -20,7 +20,9 @@ def _driver(server: SCEPServer, folder: Path, name: str, label: str = "default")
     classes = tools.need(tools.jscep_driver, optional=True)
     command = ["java", "-cp", f"{classes}:{classes}/*", "Driver", server.url(label), name]
     renews = server.kind.startswith("rsa")
-    run([*command, server.challenge(label), *(["renew"] if renews else [])], cwd=folder)
+    run(
+        [*command, server.challenge(label), *(["renew"] if renews else [])], cwd=folder, seconds=120
+    )
     return renews
 
 

@@ -43,7 +43,8 @@ class StrongSwan:
 
     def _pki(self, command: str, *words: object) -> str:
         url = self.server.url(self.label)
-        return run(["pki", command, "--url", url, *words, "--outform", "pem"], cwd=self.folder)
+        words = (command, "--url", url, *words, "--outform", "pem")
+        return run(["pki", *words], cwd=self.folder, seconds=120)
 
 
 @pytest.fixture
@@ -112,6 +113,6 @@ def test_it_polls_until_somebody_approves(swan: StrongSwan, version: str, row: N
     approving = threading.Thread(target=swan.server.approve, args=(name,))
     approving.start()
     challenge = swan.server.challenge("approved")
-    waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "30")
+    waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "90")
     approving.join()
     seen.passed("obtain")
