@@ -73,8 +73,9 @@ def log_request(
     """One line about a request, at level info, the same that a logger of ours would write. In JSON
     it takes a shorter way, since that costs more than many an answer."""
     stream = _Requests.stream
-    if stream is None:  # the request id is in structlog's context
-        _access.info("request", method=method, path=path, status=status, ms=ms, client=client)
+    if stream is None:
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            _access.info("request", method=method, path=path, status=status, ms=ms, client=client)
         return
     stream.write(
         f'{{"method": {_quote(method)}, "path": {_quote(path)}, "status": {status}, "ms": {ms}, '

@@ -45,11 +45,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, and the process it was started as."""
+    """A running server, the process it was started as, and what takes a client to its network."""
 
     name: str
     url: str
     pid: int
+    enter: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def load(server: Server, asked: str, url: str, count: int, body: Path | None = None) -> Result:
-    words = ["ab", "-q", "-l", "-c", CONCURRENCY, "-n", count]
+    words = [*server.enter, "ab", "-q", "-l", "-c", CONCURRENCY, "-n", count]
     if server.name != "openssl":  # which closes each connection
         words.append("-k")
     if body is not None:
@@ -121,15 +122,19 @@ def openssl_responder(work: Work, home: Path) -> Iterator[Server]:
     (port,) = free_ports(1)
     words = ["openssl", "ocsp", "-index", home / "index.txt", "-CA", home / "ca.crt"]
     words += ["-rsigner", home / "ca.crt", "-rkey", home / "ca.key"]
-    words += ["-port", port, "-multi", WORKERS, "-ignore_err"]  # OpenSSL 3.0: of every address
+    words += ["-port", port, "-multi", WORKERS, "-ignore_err"]
     # It makes a process group of its own, which who leads a session cannot. Its processes, where a
     # connection broke, turn round and round and mind no signal but SIGKILL.
-    keeper = """trap 'pkill -KILL -P $!; kill -KILL $!' TERM; "$@" & wait"""
-    with service(["sh", "-c", keeper, "sh", *words], cwd=home) as running:
+    keeper = """ip link set lo up; trap 'pkill -KILL -P $!; kill -KILL $!' TERM; "$@" & wait"""
+    # OpenSSL 3.0 listens on every address there is: in a network of its own that is loopback only.
+    alone = ["unshare", "--map-root-user", "--net", "sh", "-c", keeper, "sh"]
+    with service([*alone, *words], cwd=home) as running:
         # Connecting, to see whether it listens, is such a connection.
         running.wait_until(lambda: "ACCEPT" in running.output(), 20, "listener")
         time.sleep(1)  # its processes are not there at once, and say nothing when they are
-        yield Server("openssl", f"http://127.0.0.1:{port}/", running.process.pid)
+        pid = running.process.pid
+        enter = ("nsenter", "--target", pid, "--user", "--preserve-credentials", "--net")
+        yield Server("openssl", f"http://127.0.0.1:{port}/", pid, enter)
 
 
 def ask(url: str, request: Path) -> bytes:

@@ -63,7 +63,7 @@ class HTTP1Connection:
         self._busy = False
         self._deadline: float | None = monotonic() + timeouts.idle
         self._timer = asyncio.get_running_loop().call_later(timeouts.idle, self._tick)
-        if isinstance(reader, Reader) and self._answer_now is not None:
+        if isinstance(reader, Reader):
             reader.taker = self._take
 
     def drain(self) -> None:

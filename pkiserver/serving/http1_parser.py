@@ -93,6 +93,7 @@ class RequestParser:
         self.requests: deque[Request] = deque()
         self._info = info
         self._timeouts = timeouts
+        self._most = min(timeouts.head_bytes, timeouts.lenient_head_bytes)
         self._parser = httptools.HttpRequestParser(self)
         self._in_head = False
         self._head_size = 0
@@ -130,9 +131,9 @@ class RequestParser:
         self.feed(self._without_upgrade + rest)
 
     def _count(self, size: int) -> None:
-        self._head_size += size
+        self._head_size = whole = self._head_size + size
         self._unfinished = 0
-        if self._head_size > self._timeouts.head_bytes:
+        if whole > self._most:
             self._check_size()
 
     def _check_size(self) -> None:

@@ -105,15 +105,14 @@ class Edge:
             return None
         identifier, address = self._who(request)
         if self._access_log:
-            with structlog.contextvars.bound_contextvars(request_id=identifier):
-                log_request(
-                    method=request.method,
-                    path=request.path,
-                    status=answer.status,
-                    ms=round((monotonic() - began) * 1000, 2),
-                    client=address,
-                    request_id=identifier,
-                )
+            log_request(
+                method=request.method,
+                path=request.path,
+                status=answer.status,
+                ms=round((monotonic() - began) * 1000, 2),
+                client=address,
+                request_id=identifier,
+            )
         head = answer.head + b"%s: %s\r\n" % (request_id.HEADER, identifier.encode("ascii"))
         return InstantAnswer(answer.status, head, answer.content)
 

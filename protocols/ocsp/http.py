@@ -158,10 +158,14 @@ def _require_media_type(scope: Scope) -> None:
 def _is_ocsp(headers: Headers) -> bool:
     for name, value in headers:
         if name == b"content-type":
-            sent = value.partition(b";")[0].strip().lower()
-            if sent == _REQUEST_TYPE:
+            if value == _REQUEST_TYPE or _bare(value) == _REQUEST_TYPE:
                 return True
     return False
+
+
+def _bare(media_type: bytes) -> bytes:
+    """Without parameters."""
+    return media_type.partition(b";")[0].strip().lower()
 
 
 def decode_path(encoded: str) -> bytes:

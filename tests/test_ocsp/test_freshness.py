@@ -26,7 +26,7 @@ from pkiserver.storage import open_database
 from protocols.ocsp.cache import FRESH, AnswerCache
 from protocols.ocsp.http import OCSPEndpoint
 from tests.ca.status_support import ACTOR, NOW, PKI, ask, ask_serial, open_pki
-from tests.test_ocsp.asked import Answer, get, post
+from tests.test_ocsp.asked import Answer, Instantly, get, post
 
 GOOD, REVOKED = OCSPCertStatus.GOOD, OCSPCertStatus.REVOKED
 
@@ -37,16 +37,17 @@ class Worker:
 
     pki: PKI
     cache: AnswerCache
-    endpoint: OCSPEndpoint
+    endpoint: OCSPEndpoint | Instantly
 
     async def asks(self, issued: Issued) -> OCSPCertStatus | None:
         request = ask(issued.certificate, self.pki.certificate())
         return (await post(self.endpoint, request)).certificate_status
 
 
-def worker(pki: PKI, cache: AnswerCache | None = None) -> Worker:
+def worker(pki: PKI, cache: AnswerCache | None = None, *, instant: bool = False) -> Worker:
     cache = AnswerCache() if cache is None else cache
-    return Worker(pki, cache, OCSPEndpoint(pki.status, pki.clock, pki.settings.ocsp, cache))
+    endpoint = OCSPEndpoint(pki.status, pki.clock, pki.settings.ocsp, cache)
+    return Worker(pki, cache, Instantly(endpoint) if instant else endpoint)
 
 
 async def _another(pki: PKI) -> PKI:
@@ -59,14 +60,20 @@ async def _another(pki: PKI) -> PKI:
     return replace(other, status=other.another_process())
 
 
+@pytest.fixture(params=[False, True], ids=["ordinary", "instant"])
+def instant(request: pytest.FixtureRequest) -> bool:
+    """The way answers are asked for."""
+    return bool(request.param)
+
+
 @pytest.fixture
-async def workers(tmp_path: Path) -> AsyncIterator[list[Worker]]:
+async def workers(tmp_path: Path, instant: bool) -> AsyncIterator[list[Worker]]:
     async with AsyncExitStack() as stack:
         pki = await stack.enter_async_context(open_pki(tmp_path))
         other = await _another(pki)
         stack.push_async_callback(other.database.close)
         await pki.status.start()
-        yield [worker(pki), worker(other)]
+        yield [worker(pki, instant=instant), worker(other, instant=instant)]
 
 
 async def test_a_kept_answer_is_given_again_octet_for_octet(workers: list[Worker]) -> None:
@@ -76,9 +83,13 @@ async def test_a_kept_answer_is_given_again_octet_for_octet(workers: list[Worker
     request = ask(issued.certificate, one.pki.certificate())
     first, second = await post(one.endpoint, request), await post(one.endpoint, request)
     assert first.body == second.body and first.headers == second.headers
+    third = await post(one.endpoint, request)
+    assert (third.body, third.headers) == (first.body, first.headers)
     got = [await get(one.endpoint, request) for _ in range(2)]
     assert got[0].body == got[1].body and got[0].certificate_status is GOOD
     assert len(one.cache) == 2
+    if isinstance(one.endpoint, Instantly):
+        assert one.endpoint.given >= 2
 
 
 async def test_a_revocation_shows_in_the_next_answer_of_every_worker(
@@ -161,6 +172,8 @@ async def test_no_stale_good_under_load(workers: list[Worker]) -> None:
     stopped.set()
     await asyncio.gather(*clients)
     assert min(seen.values()) > 20, seen
+    for who in workers:
+        assert not isinstance(who.endpoint, Instantly) or who.endpoint.given > 20
 
 
 async def test_no_stale_good_after_a_revocation_in_another_process(workers: list[Worker]) -> None:
@@ -192,12 +205,13 @@ async def test_kept_answers_are_made_anew_while_they_are_young(workers: list[Wor
     assert (await post(one.endpoint, request)).response.this_update_utc == first + FRESH
 
 
-async def test_a_clock_that_was_set_back_gets_a_new_answer(tmp_path: Path) -> None:
+async def test_a_clock_that_was_set_back_gets_a_new_answer(tmp_path: Path, instant: bool) -> None:
     """An answer whose thisUpdate lies ahead would be refused by clients."""
     async with open_pki(tmp_path) as pki:
-        one = worker(pki)
+        one = worker(pki, instant=instant)
         issued = await pki.issue()
-        await one.asks(issued)
+        for _ in range(3):
+            await one.asks(issued)
         pki.clock.advance(dt.timedelta(minutes=-3))
         request = ask(issued.certificate, pki.certificate())
         shown = (await post(one.endpoint, request)).response
@@ -205,11 +219,13 @@ async def test_a_clock_that_was_set_back_gets_a_new_answer(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("minutes", [2, 8, 60])
-async def test_no_cache_may_keep_an_answer_past_next_update(tmp_path: Path, minutes: int) -> None:
+async def test_no_cache_may_keep_an_answer_past_next_update(
+    tmp_path: Path, minutes: int, instant: bool
+) -> None:
     """Whenever it is given: now + max-age <= nextUpdate, and thisUpdate <= now."""
     short = OCSPSettings(validity=dt.timedelta(minutes=minutes), max_age=dt.timedelta(minutes=5))
     async with open_pki(tmp_path, ocsp=short) as pki:
-        one = worker(pki)
+        one = worker(pki, instant=instant)
         request = ask((await pki.issue()).certificate, pki.certificate())
         for _ in range(minutes * 2):
             answer = await post(one.endpoint, request)
@@ -285,13 +301,14 @@ async def test_the_cache_is_bounded(tmp_path: Path) -> None:
         assert len(nothing.cache) == 0
 
 
-async def test_a_database_that_is_away_is_not_passed_over(tmp_path: Path) -> None:
+async def test_a_database_that_is_away_is_not_passed_over(tmp_path: Path, instant: bool) -> None:
     """Fail closed: what is kept cannot be checked, so it is not given."""
     async with open_pki(tmp_path) as pki:
         other = await _another(pki)
-        one = worker(other)
+        one = worker(other, instant=instant)
         issued = await pki.issue()
-        assert await one.asks(issued) is GOOD
+        for _ in range(3):
+            assert await one.asks(issued) is GOOD
         await other.database.close()
         request = ask(issued.certificate, pki.certificate())
         answer = await post(one.endpoint, request)
@@ -303,3 +320,17 @@ async def test_stamp_of_an_authority_that_is_not_here(tmp_path: Path) -> None:
         with pytest.raises(PKIError) as caught:
             await pki.status.ocsp_stamp("nobody")
         assert caught.value.code is ErrorCode.NOT_FOUND
+        assert pki.status.ocsp_stamp_now("nobody") is None
+
+
+async def test_the_stamp_now_is_the_stamp_or_nothing(workers: list[Worker]) -> None:
+    """Nothing until it was looked up after the last commit of whichever process."""
+    one, two = (each.pki for each in workers)
+    for who in (one, two):
+        issued = await who.issue()
+        assert one.status.ocsp_stamp_now("issuing") is None
+        before = await one.status.ocsp_stamp("issuing")
+        assert one.status.ocsp_stamp_now("issuing") == before
+        await who.revoke(issued)
+        assert one.status.ocsp_stamp_now("issuing") is None
+        assert await one.status.ocsp_stamp("issuing") != before

@@ -68,6 +68,9 @@ class Overtaken:
     async def change_mark(self) -> Hashable:
         return await self._around(self.inner.change_mark)
 
+    def change_mark_now(self) -> Hashable | None:
+        return self.inner.change_mark_now()
+
     async def write(self, work: Callable[[Transaction], T]) -> T:
         return await self._around(lambda: self.inner.write(work))
 
