@@ -1,6 +1,7 @@
 """EST as it is served: real TLS 1.2 and 1.3, client certificates, octets on the wire."""
 
 import base64
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pkiserver.app import Runtime
+from pkiserver.ca.model import Reason, Requester
+from pkiserver.cms import certs_only
+from pkiserver.errors import PKIError
 from pkiserver.pkix.pem import pem_chain
 from pkiserver.run import listeners
 from pkiserver.server import Server, bind
@@ -166,6 +170,42 @@ def test_a_resumed_session_has_the_whole_chain(
             assert exchange(wrapped, request).startswith(b"HTTP/1.1 200 ")
             assert wrapped.session_reused == (session is not None)
             session = wrapped.session
+
+
+@pytest.mark.parametrize("version", BOTH)
+def test_a_resumed_session_is_no_way_round_revocation(
+    served: PKI, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """TLS believes the certificate of the session; its status is looked up for each request."""
+    key = new_key()
+    with connected(served, context(served, tmp_path, version=version)) as first:
+        body = base64.b64encode(make_csr("resumed", key=key))
+        answer = exchange(first, raw("simpleenroll", body, f"Authorization: {basic()}"))
+    message = base64.b64decode(answer.partition(b"\r\n\r\n")[2])
+    held = Held(certs_only.parse(message)[0], key)
+    tls = context(served, tmp_path, held, version=version)
+    port = int(served.https_base.rpartition(":")[2])
+    request = raw("simplereenroll", base64.b64encode(make_csr("resumed")))
+    session = None
+    for status in (b"200", b"401"):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as sock,
+            tls.wrap_socket(sock, server_hostname="localhost", session=session) as wrapped,
+        ):
+            assert exchange(wrapped, request).startswith(b"HTTP/1.1 " + status)
+            assert wrapped.session_reused == (session is not None)
+            session = wrapped.session
+        served._worker.wait_for(lambda runtime: revoked(runtime, held))
+
+
+async def revoked(runtime: Runtime, held: Held) -> None:
+    with contextlib.suppress(PKIError):  # it is already
+        await runtime.services.revocation.revoke(
+            "issuing",
+            held.certificate.serial_number,
+            Reason.SUPERSEDED,
+            actor=Requester("test", "pytest"),
+        )
 
 
 def test_tls_unique_links_the_request(served: PKI, tmp_path: Path) -> None:
