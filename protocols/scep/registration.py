@@ -104,7 +104,7 @@ class RegistrationAuthorities:
         self._random_bytes = random_bytes
         self._open: dict[str, RegistrationAuthority] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._failed: dict[str, tuple[dt.datetime, PKIError]] = {}
+        self._failed: dict[str, tuple[dt.datetime, str]] = {}
         for registration in self._registrations:
             # Recovery finishes what is of a known profile. A new home has no authority yet.
             with contextlib.suppress(PKIError):
@@ -154,8 +154,8 @@ class RegistrationAuthorities:
         await self._forget_expired()
 
     async def ensure(self, registration: Registration) -> bool:
-        """Make one if there is none that is fresh; whether one was made. Raises `PKIError`, the
-        same for a while without another attempt."""
+        """Make one if there is none that is fresh; whether one was made. Raises `PKIError`, for a
+        while after a failure without another attempt."""
         async with self._locks.setdefault(registration.lease, asyncio.Lock()):
             if await self._services.database.lookup(lambda r: self._is_fresh(r, registration)):
                 return False
@@ -163,15 +163,13 @@ class RegistrationAuthorities:
             try:
                 return await self._make_alone(registration)
             except PKIError as error:
-                self._failed[registration.lease] = self._services.clock.now(), error
+                self._failed[registration.lease] = self._services.clock.now(), error.detail
                 raise
 
     def _refuse_haste(self, registration: Registration) -> None:
-        since, error = self._failed.get(registration.lease, (None, None))
-        if since is not None and error is not None:
-            if self._services.clock.now() < since + _RETRY:
-                raise error
-            del self._failed[registration.lease]
+        failed = self._failed.get(registration.lease)
+        if failed is not None and self._services.clock.now() < failed[0] + _RETRY:
+            raise PKIError(ErrorCode.UNAVAILABLE, failed[1])
 
     async def _make_alone(self, registration: Registration) -> bool:
         """Whether it was for this process to make it."""
