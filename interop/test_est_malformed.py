@@ -16,6 +16,7 @@ from interop.est_pki import EstPKI, est_pki
 from interop.fuzz import est as fuzz
 from interop.fuzz.cases import Case, Subject
 from interop.fuzz.client import Client
+from interop.fuzz.run import device_certificate, tls
 
 POSTS = ("simpleenroll", "simplereenroll", "serverkeygen")
 CASES = 1500
@@ -118,17 +119,17 @@ async def test_requests(
     assert len(reply.body) < fuzz.MOST_TEXT
 
 
-async def test_damaged_requests(patient: EstPKI) -> None:
+async def test_damaged_requests(patient: EstPKI, tmp_path: Path) -> None:
     """Some of what `make fuzz` sends for ten minutes."""
-    subject = Subject(
-        patient.command, patient.home, patient.https_port, patient.http_port, Path(), Path()
-    )
+    ports = (patient.https_port, patient.http_port)
+    subject = Subject(patient.command, patient.home, *ports, Path(), Path(), tmp_path / "device")
+    await asyncio.to_thread(device_certificate, subject)
     make, rng = fuzz.cases(subject), random.Random(SEED)
     wrong: list[str] = []
     cases = iter([make(rng) for _ in range(CASES)])
 
     async def send() -> None:
-        async with Client(patient.https_port, context(patient)) as client:
+        async with Client(patient.https_port, tls(subject)) as client:
             for case in cases:
                 reply = await client.send(case)
                 trouble = f"{reply.status}" if reply.status >= 500 else case.check(reply)

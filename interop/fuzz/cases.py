@@ -41,7 +41,7 @@ class Case:
 @dataclass(frozen=True)
 class Subject:
     """The server that is fuzzed: its home, its ports on loopback, and two certificates it issued,
-    each a PEM file with the chain."""
+    each a PEM file with the chain. `client`.crt and .key are what is shown over HTTPS."""
 
     command: Path
     home: Path
@@ -49,6 +49,7 @@ class Subject:
     http_port: int
     good: Path
     revoked: Path
+    client: Path
 
 
 Cases = Callable[[Rng], Case]

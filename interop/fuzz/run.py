@@ -79,14 +79,31 @@ def served(home: Path) -> Iterator[tuple[Subject, Service]]:
             chains.append((home / name).with_suffix(".crt"))
         revoke = [command, "cert", "revoke", openssl.serial(chains[1]), "--home", home / "pki"]
         run([*revoke, "--reason", "superseded"], cwd=home)
-        yield Subject(command, home / "pki", https, http, *chains), running
+        good, revoked = chains
+        subject = Subject(command, home / "pki", https, http, good, revoked, home / "device")
+        device_certificate(subject)
+        yield subject, running
+
+
+def device_certificate(subject: Subject) -> None:
+    """What clients show over HTTPS: a certificate for the name that EST's cases ask for."""
+    words = ["cert", "issue", "--home", subject.home, "--profile", "device", "--cn", est.NAME]
+    words += ["--dns", f"{est.NAME}.example", "--out", subject.client]
+    run([subject.command, *words], cwd=subject.client.parent)
+
+
+def tls(subject: Subject) -> ssl.SSLContext:
+    """Of clients."""
+    context = ssl.create_default_context(cafile=str(subject.home / "root.pem"))
+    context.load_cert_chain(f"{subject.client}.crt", f"{subject.client}.key")
+    return context
 
 
 async def fuzz(subject: Subject, makers: dict[str, Cases], seconds: float, seed: int) -> Findings:
     """Send cases from several clients until the time is over."""
     findings = Findings()
     deadline = time.monotonic() + seconds
-    context = ssl.create_default_context(cafile=str(subject.home / "root.pem"))
+    context = tls(subject)
 
     async def client(number: int) -> None:
         rng = random.Random(f"{seed}/{number}")
