@@ -2,11 +2,11 @@
 `python -m interop.bench.crl [--entries N ...] [--write]`.
 
 For each size a home is made whose issuing CA (P-256) has that many certificates revoked, and in a
-process of its own a list is published: read from the database, signed, checked and stored. Then one
-more certificate is revoked, and it is measured how long after the revocation returned a list is
-out that shows it, and for how long the event loop was held up meanwhile. In another process the library
-builds, signs and serialises a list of as many entries. Memory is the peak of each process. `--write`
-puts the table into docs/performance.md."""
+process of its own a list is published: read from the database, signed, checked and stored. Then
+one more certificate is revoked, and it is measured how long after the revocation returned a list is
+out that shows it, and for how long the event loop was held up meanwhile. In another process the
+library builds, signs and serialises a list of as many entries. Memory is the peak of each process.
+`--write` puts the table into docs/performance.md."""
 
 import argparse
 import asyncio

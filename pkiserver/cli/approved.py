@@ -1,8 +1,8 @@
 """`cert issue` and `cert renew` under a profile that needs a second person.
 
 The first run files the request and keeps its key and CSR beside the files it is to make, as
-BASE.pending.key and BASE.pending.csr. The same command again takes them up: while nobody has decided it
-says so, once somebody approved it issues."""
+BASE.pending.key and BASE.pending.csr. The same command again takes them up: while nobody has
+decided it says so, once somebody approved it issues."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -174,6 +174,8 @@ class BreakingOff:
         self._left = after
         self.read = world.database.read
         self.lookup = world.database.lookup
+        self.change_mark = world.database.change_mark
+        self.change_mark_now = world.database.change_mark_now
         self.close = world.database.close
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
@@ -216,6 +218,8 @@ class Failing:
         self._left = after
         self.read = world.database.read
         self.lookup = world.database.lookup
+        self.change_mark = world.database.change_mark
+        self.change_mark_now = world.database.change_mark_now
         self.close = world.database.close
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
