@@ -62,6 +62,7 @@ class _Draft:
     key_id: str
     now: dt.datetime
     validity: dt.timedelta
+    lost: str | None
 
 
 class Responders:
@@ -103,14 +104,24 @@ class Responders:
         return known
 
     async def ensure(self, authority: Authority) -> bool:
-        """Make a responder if there is none or the best one is near its end; whether one was made.
-        Raises `PKIError` UNAVAILABLE when the authority's key is not at hand."""
+        """Make a responder if there is none, or the best one is near its end or has lost its key;
+        whether one was made. Raises `PKIError` UNAVAILABLE when the authority's key is not at
+        hand."""
         async with self._locks.setdefault(authority.name, asyncio.Lock()):
             now = self._clock.now()
             row = await self._database.lookup(lambda reader: self.find(reader, authority.name, now))
-            if row is not None and not self._near_its_end(row, now):
+            lost = None if row is None or self._has_key(row[0]) else row[0]
+            if row is not None and lost is None and not self._near_its_end(row, now):
                 return False
-            return await self._make(authority, self._settings.responder_validity, force=False)
+            return await self._make(authority, self._settings.responder_validity, lost=lost)
+
+    def _has_key(self, key_id: str) -> bool:
+        """It may be gone for good: a backup of the keys is older than one of the database."""
+        try:
+            self._keys.load(key_id)
+        except PKIError as error:
+            return error.code is not ErrorCode.NOT_FOUND
+        return True
 
     async def create(self, authority: Authority, validity: dt.timedelta) -> None:
         """Make a responder now, that lasts `validity` at most. Raises `PKIError` UNAVAILABLE like
@@ -149,9 +160,17 @@ class Responders:
         margin = min(lifetime / 2, max(lifetime / 4, 2 * self._settings.validity))
         return not_after - now < margin
 
-    async def _make(self, authority: Authority, validity: dt.timedelta, *, force: bool) -> bool:
+    async def _make(
+        self,
+        authority: Authority,
+        validity: dt.timedelta,
+        *,
+        force: bool = False,
+        lost: str | None = None,
+    ) -> bool:
+        """`lost` is the key of the one it takes the place of."""
         key = load_key(self._authorities.key, authority.name)
-        draft = self._draft(authority, validity)
+        draft = self._draft(authority, validity, lost)
         holder = self._random_bytes(8).hex()
         if not await self._database.write(lambda tx: self._claim(tx, draft, holder, force=force)):
             return False
@@ -163,19 +182,20 @@ class Responders:
             )
         return True
 
-    def _draft(self, authority: Authority, validity: dt.timedelta) -> _Draft:
+    def _draft(self, authority: Authority, validity: dt.timedelta, lost: str | None) -> _Draft:
         # The top bit stays free, so that the number is positive in 20 octets (RFC 5280 4.1.2.2).
         serial = int.from_bytes(self._random_bytes(20)) >> 1
         key_id = f"ocsp-{authority.name}-{cert.serial_hex(serial)[:16]}"
         now = self._clock.now().replace(microsecond=0)
-        return _Draft(authority, serial, key_id, now, validity)
+        return _Draft(authority, serial, key_id, now, validity, lost)
 
     def _claim(self, tx: Transaction, draft: _Draft, holder: str, *, force: bool) -> bool:
         """Take the lease, unless somebody has it or has just done the work, and note which key is
         going to be made: a crash leaves no key that nobody knows of."""
         issuer, now = draft.authority.name, draft.now
         row = self.find(tx, issuer, now)
-        if not force and row is not None and not self._near_its_end(row, now):
+        needed = row is None or row[0] == draft.lost or self._near_its_end(row, now)
+        if not needed and not force:
             return False
         won = leases.take(tx, _lease(issuer), holder, now, _LEASE)
         if won:
@@ -221,6 +241,7 @@ class Responders:
                 epoch(prepared.not_before), epoch(prepared.not_after),
             ),
         )  # fmt: skip
+        tx.execute("UPDATE responders SET not_after = not_before WHERE key_id = ?", (draft.lost,))
         self._audit.append(
             tx,
             actor=str(REQUESTER),

@@ -5,6 +5,7 @@ import datetime as dt
 import hashlib
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -385,6 +386,45 @@ async def test_a_revoked_responder_signs_no_more(pki: PKI) -> None:
         first,
         second,
     )
+
+
+async def test_a_responder_that_lost_its_key_is_replaced(pki: PKI) -> None:
+    """As after a restore: nobody should have to wait until it would have been renewed."""
+    await pki.status.prepare_offline("issuing", 200 * DAY)
+    issued = await pki.issue()
+    request = ask(issued.certificate, pki.certificate())
+    (key,) = (pki.home / "keys").glob("ocsp-issuing-*.key")
+    await pki.keys.delete(key.stem)
+    restarted = pki.another_process()
+    with pytest.raises(PKIError) as caught:
+        await restarted.ocsp("issuing", request)
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    await asyncio.gather(*(pki.another_process().maintain() for _ in range(3)))
+    answer = load((await restarted.ocsp("issuing", request)).der)
+    assert answer.certificate_status is ocsp.OCSPCertStatus.GOOD
+    await restarted.maintain()
+    assert len(list((pki.home / "keys").glob("ocsp-issuing-*.key"))) == 1
+
+
+async def test_a_responder_whose_key_is_away_with_all_others_is_not_given_up(pki: PKI) -> None:
+    """A folder that is not mounted: when it is back, everything is as it was."""
+    await pki.status.prepare_offline("issuing", 200 * DAY)
+    issued = await pki.issue()
+    request = ask(issued.certificate, pki.certificate())
+    before = responder_of(load((await pki.status.ocsp("issuing", request)).der))
+    kept = {path: path.read_bytes() for path in (pki.home / "keys").glob("*.key")}
+    for path in kept:
+        await pki.keys.delete(path.stem)
+    await pki.another_process().maintain()
+    assert await refusal(replace(pki, status=pki.another_process()), request) is (
+        ErrorCode.UNAVAILABLE
+    )
+    for path, data in kept.items():
+        path.write_bytes(data)
+        path.chmod(0o600)
+    restarted = pki.another_process()
+    await restarted.maintain()
+    assert responder_of(load((await restarted.ocsp("issuing", request)).der)) == before
 
 
 async def test_no_answer_outlives_its_responder(tmp_path: Path) -> None:
