@@ -85,7 +85,8 @@ def remedy(action: str, detail: Mapping[str, Any]) -> str | None:
     """What to do about a refused message, where the code alone does not say."""
     if action != "scep.refuse":
         return None
-    return _REMEDIES.get(str(detail.get("rule")))
+    rule = "scep.failures_per_address" if "address waits" in detail else detail.get("rule")
+    return _REMEDIES.get(str(rule))
 
 
 _REMEDIES: Mapping[str, str] = {
@@ -107,8 +108,8 @@ _REMEDIES: Mapping[str, str] = {
     "scep.challenge.expired": "make another challenge, with --expires if an hour is too short",
     "scep.challenge.subject": "make a challenge whose --subject patterns match every name the "
     "client asks for",
-    "scep.failures_per_address": "somebody at this address sends wrong challenges or signatures; "
-    "find it, or raise failures_per_address of the section",
+    "scep.failures_per_address": "this address is not listened to for a while, as its requests "
+    "keep being refused; see the rows before, or raise failures_per_address of the section",
 }
 
 

@@ -337,6 +337,10 @@ class SCEPService:
             return
         if error.code not in _NOT_COUNTED:
             self._failures.count(site(address))
+            try:
+                self._failures.check(site(address))
+            except PKIError as limit:  # the last row of it for a while says so
+                detail["address waits"] = limit.retry_after
         await self._refusals.record(f"scep:{self.label}", message.transaction_id, detail)
 
 

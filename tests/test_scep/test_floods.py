@@ -12,6 +12,7 @@ from pkiserver.config_types import Rate
 from pkiserver.pkix import der
 from protocols.scep import refusals, service
 from protocols.scep.messages import MessageType
+from protocols.scep.plugin import remedy
 from tests.test_scep.client import new_transaction, rsa_key
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World
@@ -39,7 +40,9 @@ async def test_every_refusal_counts(open_world: OpenWorld, options: dict[str, An
         message = device.pkcs_req(challenge, transaction_id=new_transaction(), **dict(options))
         rep = await world.send(device, message, "few")
         assert rep.status == "2" and ("too many" in (rep.text or "")) == (n >= 3), rep.text
-    assert len(await world.refusals()) == 3
+    rows = await world.refusals()
+    assert [row.get("address waits") for row in rows] == [None, None, 3601]
+    assert "not listened to" in (remedy("scep.refuse", rows[-1]) or "")
     assert await world.issued() == 0
 
 
