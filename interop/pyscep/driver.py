@@ -16,24 +16,27 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from asn1crypto import pem
 
 _search = re.search
 
 
-def _with_two_digits(pattern, text, *flags):
+def _with_two_digits(pattern: Any, text: str, *flags: Any) -> Any:
     if isinstance(pattern, str):
         pattern = pattern.replace(r"\d[a-z]*)", r"\d+[a-z]*)")
     return _search(pattern, text, *flags)
 
 
-re.search = _with_two_digits
+re.search = _with_two_digits  # type: ignore[assignment]
 from scep.Client import Certificate, Client, PKIStatus, PrivateKey, SigningRequest  # noqa: E402
 from scep.Client import message as pki_message  # noqa: E402
 from scep.Client.responses import CACertificates  # noqa: E402
 
 re.search = _search
+
+Outcome = dict[str, str]
 
 USAGE = {"digital_signature", "key_encipherment"}
 digest_of = pki_message.digest_for_data
@@ -45,21 +48,26 @@ CACertificates.issuer = property(
 )
 
 
-def _key(name):
+def _write(path: Path, certificate: Any) -> None:
+    armor: Any = pem.armor
+    path.write_bytes(armor("CERTIFICATE", certificate.to_der()))
+
+
+def _key(name: str) -> Any:
     return PrivateKey.from_pem_file(f"{name}.key")
 
 
-def _identity(name):
+def _identity(name: str) -> Any:
     """The certificate there is, or one that the key signs."""
     path = Path(f"{name}.crt")
     if path.exists():
         return Certificate.from_pem_file(str(path))
     made, _ = SigningRequest.generate_self_signed(name, USAGE, _key(name))
-    path.with_suffix(".self").write_bytes(pem.armor("CERTIFICATE", made.to_der()))
+    _write(path.with_suffix(".self"), made)
     return made
 
 
-def _store(name, result):
+def _store(name: str, result: Any) -> Outcome:
     """Write what there is and say how it went."""
     if result.status is PKIStatus.FAILURE:
         return {"status": "failure", "failInfo": str(result.fail_info)}
@@ -70,23 +78,23 @@ def _store(name, result):
         Path(f"{name}.crl").write_bytes(result.crl.to_der())
     else:
         (certificate,) = result.certificates
-        Path(f"{name}.crt").write_bytes(pem.armor("CERTIFICATE", certificate.to_der()))
+        _write(Path(f"{name}.crt"), certificate)
     return {"status": "success"}
 
 
-def enrol(client, name, challenge):
+def enrol(client: Any, name: str, challenge: str) -> Outcome:
     request, _ = SigningRequest.generate_csr(name, USAGE, challenge, _key(name))
     return _store(name, client.enrol(request, _identity(name), _key(name)))
 
 
-def poll(client, name):
+def poll(client: Any, name: str) -> Outcome:
     own = Certificate.from_pem_file(f"{name}.self")
     transaction = Path(f"{name}.transaction").read_text()
     found = client.poll(own, _key(name), own.subject, transaction)
     return _store(name, found)
 
 
-def renew(client, name):
+def renew(client: Any, name: str) -> Outcome:
     new_key = SigningRequest.generate_pair()
     request, _ = SigningRequest.generate_csr(name, USAGE, None, new_key)
     outcome = _store(name, client.enrol(request, _identity(name), _key(name)))
@@ -94,12 +102,12 @@ def renew(client, name):
     return outcome
 
 
-def getcert(client, name, serial):
+def getcert(client: Any, name: str, serial: str) -> Outcome:
     found = client.get_cert(_identity(name), _key(name), int(serial, 16))
     return _store(f"{name}.found", found)
 
 
-def getcrl(client, name, serial):
+def getcrl(client: Any, name: str, serial: str) -> Outcome:
     return _store(name, client.get_crl(_identity(name), _key(name), int(serial, 16)))
 
 

@@ -232,7 +232,7 @@ class Failing:
 
 async def test_an_authority_that_was_stored_keeps_its_key(world: World) -> None:
     """An imported key would otherwise be deleted under an active authority."""
-    tree = Authorities(Failing(world, 1), world.clock, world.keys, world.audit, world.settings)
+    tree = Authorities(Failing(world, 2), world.clock, world.keys, world.audit, world.settings)
     await tree.load()
     with pytest.raises(PKIError) as caught:
         await tree.request("outside", subject("Outside"), "p256", actor="test:setup")
