@@ -26,6 +26,7 @@ from interop.processes import InteropError
 
 CRL_SECONDS = 60
 """A list that shows every acknowledged revocation is out by then."""
+LOOK_SECONDS = 0.2
 _LATEST, _OLDER = 3, 2
 """Of what was revoked, how many of the latest and of all are asked for at a time."""
 
@@ -75,7 +76,7 @@ class RelyingParty:
         """Look again and again, until cancelled; the server may be away."""
         while True:
             await asyncio.to_thread(self._look)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _look(self) -> None:
         known = self._revoked[:]
