@@ -48,6 +48,11 @@ def rfc3339(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def unix_time() -> float:
+    """Seconds since 1970 by the machine's clock: to be shown, never to decide by."""
+    return time.time()
+
+
 def monotonic() -> float:
     """Seconds on a clock that never goes back; for measuring only."""
     return time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from pkiserver.clock import SystemClock
+from pkiserver.clock import from_epoch, unix_time
 
 HIDDEN = "[hidden]"
 
@@ -58,7 +58,6 @@ def configure(
 
 
 _access: structlog.typing.FilteringBoundLogger = structlog.get_logger("pkiserver.access")
-_clock = SystemClock()
 
 
 class _Requests:
@@ -81,9 +80,20 @@ def log_request(
         f'{{"method": {_quote(method)}, "path": {_quote(path)}, "status": {status}, "ms": {ms}, '
         f'"client": {"null" if client is None else _quote(client)}, "event": "request", '
         f'"request_id": {_quote(request_id)}, "logger": "pkiserver.access", "level": "info", '
-        f'"timestamp": "{_clock.now().isoformat(timespec="microseconds")[:-6]}Z"}}\n'
+        f'"timestamp": "{_timestamp()}"}}\n'
     )
     stream.flush()
+
+
+def _timestamp() -> str:
+    """As structlog's TimeStamper has it."""
+    second, rest = divmod(int(unix_time() * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{rest:06}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return from_epoch(second).isoformat()[:-6]
 
 
 def _processors(style: str) -> list[Processor]:

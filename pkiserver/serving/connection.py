@@ -10,11 +10,9 @@ from typing import Any, Protocol
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from pkiserver.clock import SystemClock
+from pkiserver.clock import unix_time
 
 log: FilteringBoundLogger = structlog.get_logger("pkiserver.server")
-
-_clock = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Connection(Protocol):
 
 def date_header() -> bytes:
     """The Date field (RFC 9110 section 6.6.1), formatted once a second."""
-    return _format_date(int(_clock.now().timestamp()))
+    return _format_date(int(unix_time()))
 
 
 @functools.lru_cache(maxsize=2)

@@ -130,12 +130,6 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self.feed(self._without_upgrade + rest)
 
-    def _count(self, size: int) -> None:
-        self._head_size = whole = self._head_size + size
-        self._unfinished = 0
-        if whole > self._most:
-            self._check_size()
-
     def _check_size(self) -> None:
         limits = self._timeouts
         most = limits.lenient_head_bytes if self._is_lenient() else limits.head_bytes
@@ -157,11 +151,17 @@ class RequestParser:
 
     def on_url(self, part: bytes) -> None:
         self._target += part
-        self._count(len(part))
+        self._head_size = whole = self._head_size + len(part)
+        self._unfinished = 0
+        if whole > self._most:
+            self._check_size()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # a trailer section's fields (RFC 9112 section 7.1.2) are dropped
-            self._count(len(name) + len(value) + 4)
+            self._head_size = whole = self._head_size + len(name) + len(value) + 4
+            self._unfinished = 0
+            if whole > self._most:
+                self._check_size()
             self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
