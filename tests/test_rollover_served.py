@@ -23,7 +23,7 @@ from tests.cli.conftest import logs_as_they_were
 __all__ = ["logs_as_they_were"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own_pki(pki_factory: Callable[..., PKI]) -> PKI:
     return pki_factory()
 
@@ -109,6 +109,10 @@ def test_a_server_with_the_new_certificate_is_trusted_by_whoever_has_the_old_roo
     own_pki: PKI,
 ) -> None:
     """Its chain carries NewWithOld."""
+    run(own_pki, "rotate", "root")
+    run(own_pki, "activate", "root")
+    run(own_pki, "rotate", "issuing")
+    assert own_pki.issue("next.test").issuer == "issuing-2"
     worker = own_pki._worker
     worker.wait_for(lambda runtime: ServerCertificate(runtime.services, runtime.keys).ensure())
     new, old = x509.load_pem_x509_certificates(Path(own_pki.root_pem).read_bytes())
