@@ -40,6 +40,7 @@ GROWTH = 16 << 20
 """Octets that a worker may have grown by from the second to the last third of the run; caches are
 full before, or grow less."""
 _KEPT = 20
+_SHOWN = 4096
 
 
 @dataclass
@@ -51,9 +52,8 @@ class Findings:
 
     def note(self, case: Case, what: str) -> None:
         if len(self.bad) < _KEPT:
-            self.bad.append(
-                f"{what}: {case.method!r} {case.target!r} {case.headers!r} {case.body.hex()}"
-            )
+            shown = case.body[:_SHOWN].hex() + ("..." if len(case.body) > _SHOWN else "")
+            self.bad.append(f"{what}: {case.method!r} {case.target!r} {case.headers!r} {shown}")
 
 
 @contextlib.contextmanager
