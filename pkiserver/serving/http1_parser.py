@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import httptools
 
@@ -177,13 +177,14 @@ class RequestParser:
             return
         expects_continue = _check_headers(self._headers, version, self._is_lenient)
         path, query = _split_target(self._target, method)
+        raw = path.encode("ascii")
         self.requests.append(
             Request(
                 self._info,
                 version,
                 method.decode("ascii"),
-                unquote(path) if "%" in path else path,
-                path.encode("ascii"),
+                unquote_to_bytes(raw).decode("utf-8", "replace") if b"%" in raw else path,
+                raw,
                 query,
                 self._headers,
                 self._head_size,
