@@ -37,7 +37,6 @@ from pkiserver.clock import Clock, epoch
 from pkiserver.config import CoreSettings, ProfileSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import cert, csr
-from pkiserver.pkix.algorithms import cheap_to_sign
 from pkiserver.storage import Database, IntegrityError, Reader, Transaction
 
 _TOKEN_LIFETIME = dt.timedelta(minutes=15)
@@ -106,7 +105,7 @@ class Issuance:
             if approval is not None or (profile.requires_approval and not unattended):
                 await self._check_approval(approval, request, decision)
             serial = self._new_serial()
-            built = await self._template(profile, issuer, decision, serial)
+            built = await _template(profile, issuer, decision, serial)
             return self._token(issuer, request, decision, serial, built, approval)
         except PKIError as error:
             await self.record_refusal(request, error)
@@ -117,7 +116,7 @@ class Issuance:
         the approval aside."""
         try:
             profile, issuer, decision = await self._decide(request)
-            await self._template(profile, issuer, decision, self._new_serial())
+            await _template(profile, issuer, decision, self._new_serial())
             return decision
         except PKIError as error:
             await self.record_refusal(request, error)
@@ -210,17 +209,6 @@ class Issuance:
                 reader, approval, request, decision.subject.rfc4514_string(), decision.names, now
             )
         )
-
-    async def _template(
-        self, profile: Profile, issuer: Issuer, decision: Decision, serial: int
-    ) -> template.Template:
-        """Built and linted."""
-        if cheap_to_sign(issuer.public_key):
-            built = template.build(profile, issuer, decision, serial)
-        else:
-            built = await asyncio.to_thread(template.build, profile, issuer, decision, serial)
-        await _lint(profile, issuer, built)
-        return built
 
     def _profile(self, name: str, *, own: bool) -> Profile:
         """`own`: also one of the server's own. Names may come from outside, as from a webhook."""
@@ -363,6 +351,15 @@ class Issuance:
             outcome="refused",
             detail=_refusal(error),
         )
+
+
+async def _template(
+    profile: Profile, issuer: Issuer, decision: Decision, serial: int
+) -> template.Template:
+    """Built and linted."""
+    built = template.build(profile, issuer, decision, serial)
+    await _lint(profile, issuer, built)
+    return built
 
 
 async def _lint(profile: Profile, issuer: Issuer, built: template.Template) -> None:

@@ -1,7 +1,5 @@
 """Authorities as issuers: their paths, described once, and their signatures, verified."""
 
-import asyncio
-
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
@@ -12,9 +10,9 @@ from pkiserver.ca.issuer import Issuer, describe
 from pkiserver.ca.model import AuthorityStatus, Prepared
 from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.keys.signing import sign
+from pkiserver.keys import PrivateKey
+from pkiserver.keys.signing import sign_now, with_key
 from pkiserver.pkix import cert
-from pkiserver.pkix.algorithms import cheap_to_sign
 from pkiserver.storage import Reader, Transaction
 
 
@@ -76,10 +74,14 @@ class Signer:
         """The certificate; its signature has been verified, since a fault in the signer can give
         the key away and a broken certificate must not leave."""
         key = self._authorities.key(issuer.name)
-        der = cert.assemble(tbs, algorithm, await sign(key, tbs))
-        if cheap_to_sign(issuer.public_key):
-            return _verified(der, issuer), der
-        return await asyncio.to_thread(_verified, der, issuer), der
+        return await with_key(key, lambda: _signed(key, issuer, tbs, algorithm))
+
+
+def _signed(
+    key: PrivateKey, issuer: Issuer, tbs: bytes, algorithm: bytes
+) -> tuple[x509.Certificate, bytes]:
+    der = cert.assemble(tbs, algorithm, sign_now(key, tbs))
+    return _verified(der, issuer), der
 
 
 def _verified(der: bytes, issuer: Issuer) -> x509.Certificate:

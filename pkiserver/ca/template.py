@@ -1,8 +1,8 @@
 """From a decision to the bytes that will be signed (RFC 5280 section 4.1).
 
-The library builds and signs in one step, so the certificate is signed with a throw-away key of the
-issuer's kind: that is the lint certificate (nobody trusts it), and its tbsCertificate is what the
-CA key signs later.
+The library builds and signs in one step, so the certificate is signed with a throw-away key, of a
+kind that signs quickly, and gets the algorithm of the issuer's key put in: that is the lint
+certificate (nobody trusts it), and its tbsCertificate is what the CA key signs later.
 
 An end-entity certificate has a subjectKeyIdentifier, as RFC 5280 section 4.2.1.2 recommends (CMS
 recipients and renewals by device refer to it), and no basicConstraints (section 4.2.1.9 leaves it
@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.ca import encoding
 from pkiserver.ca.issuer import Issuer
 from pkiserver.ca.policy import Decision
 from pkiserver.ca.profiles import Profile
-from pkiserver.pkix import algorithms, cert
+from pkiserver.pkix import algorithms, cert, der
 from pkiserver.pkix.names import to_general_name
 
 _MUST_STAPLE = x509.TLSFeature([x509.TLSFeatureType.status_request])
@@ -51,10 +52,19 @@ def build(profile: Profile, issuer: Issuer, decision: Decision, serial: int) -> 
     )
     for value, critical in _extensions(profile, issuer, decision, serial):
         builder = builder.add_extension(value, critical)
-    key = throw_away_key(algorithms.describe(issuer.public_key))
+    key = throw_away_key("p256")
     signed = builder.sign(key, algorithms.signature_hash_for(key)).public_bytes(Encoding.DER)
-    tbs, signature_algorithm, _ = cert.split(signed)
-    return Template(signed, tbs, signature_algorithm)
+    draft, drafts_algorithm, signature = cert.split(signed)
+    algorithm = encoding.signature_algorithm(issuer.public_key)
+    tbs = _with_algorithm(draft, drafts_algorithm, algorithm)
+    return Template(cert.assemble(tbs, algorithm, signature), tbs, algorithm)
+
+
+def _with_algorithm(tbs: bytes, present: bytes, algorithm: bytes) -> bytes:
+    """TBSCertificate ::= SEQUENCE { version [0], serialNumber, signature, ... }"""
+    version, serial, signature, *rest = (member.encoded for member in der.sequence_of(tbs))
+    assert signature == present  # noqa: S101  the library has made it of version 3
+    return der.encode(der.SEQUENCE, version, serial, algorithm, *rest)
 
 
 def _extensions(
