@@ -208,7 +208,9 @@ def measure(count: int) -> list[Round]:
 
 
 def medians(rounds: list[Round]) -> list[Result]:
-    found = {key: [each[key] for each in rounds if key in each] for key in rounds[0]}
+    """Of each kind of request, over the rounds that have it."""
+    keys = dict.fromkeys(key for each in rounds for key in each)
+    found = {key: [each[key] for each in rounds if key in each] for key in keys}
     return [
         Result(
             *key,

@@ -171,7 +171,7 @@ class HTTP1Connection:
         ):
             requests.popleft()
             keep_alive = b"" if request.http11 else _KEEP_ALIVE
-            self._writer.write(
+            self._transport.write(
                 b"%s%s%sdate: %s\r\n\r\n%s"
                 % (_STATUS_LINES[answer.status], answer.head, keep_alive, date_header(),
                    answer.content)
