@@ -139,7 +139,8 @@ class SCEPService:
             raise PKIError(ErrorCode.NOT_FOUND, "there is no next CA certificate")
         authority = await self._registrations.current(self._registration)
         content = certs_only.encode([following])
-        return await self._signed(authority, signed_data.to_be_signed(content, oids.DATA, "sha256"))
+        tbs = signed_data.to_be_signed(content, oids.DATA, "sha256")
+        return await asyncio.to_thread(_signed, authority, tbs)
 
     def _path(self) -> tuple[x509.Certificate, ...]:
         authorities = self._services.authorities
@@ -155,23 +156,18 @@ class SCEPService:
         exchange = _Exchange(message, address, current)
         try:
             self._failures.check(site(address))
-            rep = await self._served(exchange)
+            return await self._served(exchange)
         except PKIError as error:
             await self._note(message, address, error)
             rep = CertRep(PKIStatus.FAILURE, fail_info=fail_info(error), text=fail_info_text(error))
-        nonce = self._random_bytes(NONCE_SIZE)
-        tbs = messages.answer(rep, message, self._digest(message), nonce)
-        return await self._signed(exchange.authority, tbs)
+        return await asyncio.to_thread(self._answer, exchange, rep)
 
-    async def _served(self, exchange: _Exchange) -> CertRep:
+    async def _served(self, exchange: _Exchange) -> bytes:
         message = exchange.message
         usable = await self._registrations.usable(self._registration)
         opened = await asyncio.to_thread(self._open, exchange, usable)
         result = await self._dispatch(message, opened, exchange.address)
-        if result.pending:
-            return CertRep(PKIStatus.PENDING)
-        envelope = await asyncio.to_thread(self._enveloped, message, opened, result)
-        return CertRep(PKIStatus.SUCCESS, envelope)
+        return await asyncio.to_thread(self._success, exchange, opened, result)
 
     async def _dispatch(self, message: PKIMessage, opened: _Opened, address: str) -> _Result:
         match message.message_type:
@@ -277,6 +273,19 @@ class SCEPService:
             raise _unreadable() from error
         return _Opened(data, enveloped.content_encryption, scheme_of(info))
 
+    def _success(self, exchange: _Exchange, opened: _Opened, result: _Result) -> bytes:
+        if result.pending:
+            return self._answer(exchange, CertRep(PKIStatus.PENDING))
+        envelope = self._enveloped(exchange.message, opened, result)
+        return self._answer(exchange, CertRep(PKIStatus.SUCCESS, envelope))
+
+    def _answer(self, exchange: _Exchange, rep: CertRep) -> bytes:
+        message = exchange.message
+        nonce = self._random_bytes(NONCE_SIZE)
+        return _signed(
+            exchange.authority, messages.answer(rep, message, self._digest(message), nonce)
+        )
+
     def _enveloped(self, message: PKIMessage, opened: _Opened, result: _Result) -> bytes:
         """For the certificate the request was signed with, in the request's own algorithms."""
         content = certs_only.encode(result.certificates, result.crls)
@@ -312,12 +321,6 @@ class SCEPService:
         allowed = _DIGESTS | (LEGACY_DIGESTS if self.settings.legacy else frozenset())
         return message.digest if message.digest in allowed else "sha256"
 
-    async def _signed(self, authority: RegistrationAuthority, tbs: ToBeSigned) -> bytes:
-        signature = await asyncio.to_thread(
-            authority.key.sign, tbs.data, padding.PKCS1v15(), hash_of(tbs.digest)
-        )
-        return signed_data.encode(tbs, signature, authority.certificate)
-
     # Refusals
 
     async def _note(self, message: PKIMessage, address: str, error: PKIError) -> None:
@@ -342,6 +345,11 @@ class SCEPService:
             except PKIError as limit:  # the last row of it for a while says so
                 detail["address waits"] = limit.retry_after
         await self._refusals.record(f"scep:{self.label}", message.transaction_id, detail)
+
+
+def _signed(authority: RegistrationAuthority, tbs: ToBeSigned) -> bytes:
+    signature = authority.key.sign(tbs.data, padding.PKCS1v15(), hash_of(tbs.digest))
+    return signed_data.encode(tbs, signature, authority.certificate)
 
 
 def _is_rsa(message: PKIMessage) -> bool:
