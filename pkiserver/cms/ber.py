@@ -19,7 +19,8 @@ MAX_ELEMENTS = 20_000
 _CONSTRUCTED = 0x20
 _OCTET_STRING = der.OCTET_STRING | _CONSTRUCTED
 _BIT_STRING = der.BIT_STRING | _CONSTRUCTED
-_UNIVERSAL_CONSTRUCTED = frozenset({der.SEQUENCE, der.SET, _OCTET_STRING, _BIT_STRING})
+_NEVER_STRINGS = frozenset({der.SEQUENCE, der.SET})
+_UNIVERSAL_CONSTRUCTED = _NEVER_STRINGS | {_OCTET_STRING, _BIT_STRING}
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ def to_der(data: bytes, *, max_size: int = MAX_SIZE) -> bytes:
     """The one element that `data` is, as `pkix.der` reads it; `MalformedMessage` otherwise."""
     if len(data) > max_size:
         raise MalformedMessage(f"the message is larger than {max_size} octets")
+    if _is_der(data):
+        return data
     whole = _Open(0, len(data), len(data))
     stack = [whole]
     offset = elements = 0
@@ -51,6 +54,41 @@ def to_der(data: bytes, *, max_size: int = MAX_SIZE) -> bytes:
     if offset != len(data):
         raise MalformedMessage("bytes after the end of the message")
     return whole.members[0]
+
+
+def _is_der(data: bytes) -> bool:
+    """Whether it is sure to come out as it is, which is so for the messages of most clients. False
+    for whatever is wrong with others: the way through the elements below says what."""
+    outer: list[int] = []
+    offset, end = 0, len(data)
+    for _ in range(MAX_ELEMENTS - 1):
+        if offset + 2 > end:
+            return False
+        tag, length, start = data[offset], data[offset + 1], offset + 2
+        if tag & 0x1F == 0x1F or tag == 0:
+            return False
+        if length >= 0x80:
+            count = length & 0x7F
+            if not 1 <= count <= 4 or start + count > end or data[start] == 0:
+                return False
+            length = int.from_bytes(data[start : start + count])
+            start += count
+            if length < 0x80:
+                return False
+        offset = start + length
+        if offset > end or (not outer and offset != end):
+            return False
+        if tag & _CONSTRUCTED:
+            if (tag < 0x40 and tag not in _NEVER_STRINGS) or len(outer) >= der.MAX_DEPTH:
+                return False
+            if length:
+                outer.append(end)
+                offset, end = start, offset
+        while offset == end:
+            if not outer:
+                return True
+            end = outer.pop()
+    return False
 
 
 def _read_element(stack: list[_Open], data: bytes, offset: int) -> int:

@@ -3,6 +3,7 @@
 ContentInfo ::= SEQUENCE { contentType OBJECT IDENTIFIER, content [0] EXPLICIT ANY }
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ EXPLICIT_0 = 0xA0
 EXPLICIT_1 = 0xA1
 EXPLICIT_2 = 0xA2
 _IMPLICIT_0 = 0x80
+_KEPT = 4096
+"""Octets."""
 
 
 class Reader:
@@ -156,12 +159,21 @@ def identifies(identifier: Identifier, certificate: bytes) -> bool:
 
 def issuer_and_serial(certificate: bytes) -> IssuerAndSerialNumber:
     """Of a certificate (DER) of any version, read from its own octets."""
+    # The same few over and over; a long one of a stranger's is not kept.
+    known = _issuer_and_serial_kept if len(certificate) <= _KEPT else _issuer_and_serial
+    return known(certificate)
+
+
+def _issuer_and_serial(certificate: bytes) -> IssuerAndSerialNumber:
     tbs = der.sequence_of(cert.split(certificate)[0])
     first = 1 if tbs and tbs[0].tag == EXPLICIT_0 else 0
     fields = Reader(tbs[first:], "TBSCertificate")
     serial = integer(fields.take(der.INTEGER))
     fields.take(der.SEQUENCE)
     return IssuerAndSerialNumber(fields.take(der.SEQUENCE).encoded, serial)
+
+
+_issuer_and_serial_kept = functools.lru_cache(maxsize=64)(_issuer_and_serial)
 
 
 def _key_identifier(certificate: bytes) -> bytes | None:

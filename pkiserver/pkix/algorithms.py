@@ -130,19 +130,21 @@ def has_roca_fingerprint(modulus: int) -> bool:
 
 def has_close_primes(modulus: int, rounds: int = FERMAT_ROUNDS) -> bool:
     """Fermat's method: whether modulus = a^2 - b^2 for one of the first `rounds` values of a."""
-    a = math.isqrt(modulus - 1) + 1
-    rest = a * a - modulus
-    for _ in range(rounds):
-        if _is_square(rest):
+    first = math.isqrt(modulus - 1) + 1
+    # Most numbers are no square already by what is left of them modulo a small number.
+    a, n = first % _SIEVE, modulus % _SIEVE
+    for step in range(rounds):
+        if ((a + step) ** 2 - n) % _SIEVE in _SQUARES and _is_square((first + step) ** 2 - modulus):
             return True
-        rest += 2 * a + 1  # to the square of a + 1
-        a += 1
     return False
 
 
+_SIEVE = 5040
+_SQUARES = frozenset(number * number % _SIEVE for number in range(_SIEVE))
+
+
 def _is_square(number: int) -> bool:
-    # Squares end in 0, 1, 4 or 9 (hexadecimal), which spares most numbers the root.
-    return number & 15 in (0, 1, 4, 9) and math.isqrt(number) ** 2 == number
+    return math.isqrt(number) ** 2 == number
 
 
 _P25519 = 2**255 - 19

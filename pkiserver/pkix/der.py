@@ -7,7 +7,7 @@ drops, structures put together around a signature. Every refusal is a `Malformed
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pkiserver.errors import MalformedMessage
 
@@ -41,8 +41,7 @@ _TEXT_CODECS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TLV:
+class TLV(NamedTuple):
     """One element: its tag octet, its contents octets, and the whole encoding."""
 
     tag: int
@@ -61,7 +60,9 @@ def read(data: bytes, offset: int = 0) -> tuple[TLV, int]:
     tag = data[offset]
     if tag & 0x1F == 0x1F:
         raise MalformedMessage("tags of more than one octet do not occur in PKIX")
-    start, length = _read_length(data, offset + 1)
+    start, length = offset + 2, data[offset + 1]
+    if length >= 0x80:
+        start, length = _read_length(data, offset + 1)
     end = start + length
     if end > len(data):
         raise MalformedMessage("truncated DER: the length runs past the end")

@@ -50,6 +50,35 @@ def test_random_octets_are_der_afterwards_or_malformed(data: bytes) -> None:
     assert ber.to_der(encoded) == encoded
 
 
+@settings(max_examples=100, deadline=None)
+@given(tree=_TREES, place=st.integers(0, 300), octet=st.integers(0, 255))
+def test_der_is_told_apart_as_reading_it_would(tree: bytes, place: int, octet: int) -> None:
+    """What goes past the reading of each element is what would have come out of it unchanged."""
+    place %= len(tree)
+    changed = tree[:place] + bytes((octet,)) + tree[place + 1 :]
+    assert _outcome(tree) == _outcome_by_elements(tree) == tree
+    assert _outcome(changed) == _outcome_by_elements(changed)
+
+
+def _outcome(data: bytes) -> bytes | str:
+    try:
+        return ber.to_der(data)
+    except MalformedMessage as error:
+        return error.detail
+
+
+def _outcome_by_elements(data: bytes) -> bytes | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ber, "_is_der", lambda _: False)
+        return _outcome(data)
+
+
+@pytest.mark.parametrize("elements", [ber.MAX_ELEMENTS - 2, ber.MAX_ELEMENTS - 1])
+def test_the_bound_of_elements_is_the_same_for_der(elements: int) -> None:
+    data = der.encode(der.SEQUENCE, b"\x05\x00" * (elements - 1))
+    assert _outcome(data) == _outcome_by_elements(data)
+
+
 def test_der_and_the_order_of_its_sets_stay() -> None:
     unordered = der.encode(der.SET, der.encode_integer(9), der.encode_integer(1))
     assert ber.to_der(unordered) == unordered
