@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     load_der_private_key,
     load_pem_private_key,
-    pkcs7,
     pkcs12,
 )
 
+from pkiserver.cms import certs_only
 from pkiserver.errors import MalformedMessage
 from pkiserver.keys import PrivateKey
 from pkiserver.pkix import cert, der, pem
@@ -58,10 +58,7 @@ def _read_der(data: bytes) -> list[x509.Certificate]:
 
 
 def _read_pkcs7(data: bytes) -> list[x509.Certificate]:
-    try:
-        loaded = pkcs7.load_der_pkcs7_certificates(data)
-    except _ERRORS as error:
-        raise MalformedMessage("the PKCS #7 file does not hold certificates") from error
+    loaded = certs_only.parse(data, max_size=MAX_FILE_SIZE)
     if len(loaded) > pem.MAX_CERTIFICATES:
         raise MalformedMessage(f"more than {pem.MAX_CERTIFICATES} certificates")
     return _strictly(loaded)
