@@ -55,7 +55,7 @@ def pkiserver(
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version"),
     ] = False,
 ) -> None:
-    """A private-PKI server: ACME, OCSP and CRL on one CA core."""
+    """A private-PKI server: ACME, EST, SCEP, OCSP and CRL on one CA core."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

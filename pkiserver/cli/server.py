@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,8 +123,17 @@ def _card(settings: CoreSettings) -> None:
         f"    --http-01-port {port}",
         *_privileged_port(port),
         "",
+        "A password for EST, a challenge for SCEP (the last line of each):",
+        f"  {_program()} est user add device-1 --home {settings.home}",
+        f"  {_program()} scep challenge --home {settings.home}",
+        "",
     ]
     typer.echo("\n".join(lines))
+
+
+def _program() -> str:
+    """What to type for this program: its path where the shell would not find it by name."""
+    return "pkiserver" if shutil.which("pkiserver") else sys.argv[0]
 
 
 def _privileged_port(port: int) -> list[str]:

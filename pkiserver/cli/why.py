@@ -63,7 +63,8 @@ def why(
         str,
         typer.Argument(
             metavar="ID",
-            help="Order or account id, certificate id or serial number, or client address",
+            help="Id of an order, account, transaction, approval or certificate, a serial number, "
+            "or a client address",
         ),
     ],
     limit: LimitOption = 200,

@@ -162,8 +162,10 @@ def remove(name: Name, label: LabelOption = "default", home: HomeOption = DEFAUL
 
 
 def _require_label(runtime: Runtime, label: str) -> None:
-    if label not in runtime.services.settings.section("est"):
-        raise configuration_error(f"there is no [est.{label}] in the configuration")
+    labels = runtime.services.settings.section("est")
+    if label not in labels:
+        known = ", ".join(sorted(labels)) or "none"
+        raise configuration_error(f"there is no [est.{label}]; there are: {known}")
 
 
 def _note(

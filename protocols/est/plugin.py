@@ -43,6 +43,11 @@ def create(services: Services, settings: Mapping[str, ESTSettings]) -> ProtocolA
         for name, item in settings.items()
     }
     asking = [certificates[name] for name, item in settings.items() if "mtls" in item.auth]
+    if services.settings.server.mtls and settings and not asking:
+        raise configuration_error(
+            "server.mtls: no label of EST takes client certificates; add 'mtls' to auth of one, or "
+            "leave server.mtls out"
+        )
 
     def anchors() -> Sequence[bytes]:
         return [der for each in asking for der in each.listener_anchors()]

@@ -110,6 +110,10 @@ def test_up_makes_a_home_serves_and_stops_at_a_signal(tmp_path: Path) -> None:
         rest = process.stdout.read()
         assert process.wait(20) == 0
     assert url in rest and "certbot" in rest
+    for part in ("/.well-known/est", "/scep/default", "/ocsp/issuing", "/crl/issuing.crl"):
+        assert part in rest
+    assert f"est user add device-1 --home {home}" in rest
+    assert f"scep challenge --home {home}" in rest
     assert load_settings(home).server.https == f"127.0.0.1:{https}"
 
 

@@ -60,3 +60,18 @@ def test_what_is_in_the_audit_log(cli: CLI) -> None:
 
 def test_the_first_configuration_has_est(cli: CLI) -> None:
     assert cli("check").status == 0
+
+
+def test_an_unknown_label_is_told_from_those_there_are(cli: CLI) -> None:
+    refused = cli("est", "user", "add", "alice", "--label", "nothing")
+    assert refused.status == 2 and "there are: default" in refused.err
+
+
+def test_a_listener_for_client_certificates_that_nobody_takes(
+    cli: CLI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PKISERVER_SERVER__MTLS", "127.0.0.1:9443")
+    assert cli("check").status == 0
+    monkeypatch.setenv("PKISERVER_EST__DEFAULT__AUTH", '["basic"]')
+    refused = cli("check")
+    assert refused.status == 2 and "server.mtls" in refused.err and "auth" in refused.err
