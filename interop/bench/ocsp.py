@@ -15,10 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -30,9 +29,9 @@ from interop.processes import InteropError, free_ports, listening, run, service
 TYPE = "application/ocsp-request"
 CONCURRENCY = 16
 WORKERS = 2
-ROUNDS = 7
-GOALS = {("openssl", "POST"): 3.0, ("nginx", "GET, a file"): 0.5}
-"""Our requests per second, POST and GET, over theirs of the same round."""
+ROUNDS = 10
+GOALS = {"openssl": 3.0, "nginx": 0.5}
+"""Our requests per second, POST and GET, over theirs."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,6 @@ class Result:
     asked: str
     rate: float
     microseconds: float
-
-
-Round = Mapping[tuple[str, str], Result]
-"""By server and what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +180,11 @@ def openssl_results(work: Work, name: str, count: int) -> list[Result]:
         return []
 
 
-def measure(count: int) -> list[Round]:
-    """Everybody in turn, again and again: whoever else uses the machine now disturbs one now the
-    other. OpenSSL's processes do not outlive their first clients: new ones for each round."""
-    rounds: list[Round] = []
+def measure(count: int) -> list[Result]:
+    """Everybody in turn, again and again, and of each the best: whoever else uses the machine can
+    only slow things down. OpenSSL's processes do not outlive their first clients, so it is started
+    for each round."""
+    found: dict[tuple[str, str], Result] = {}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         ours, work = stack.enter_context(pkiserver(Path(folder)))
@@ -202,38 +198,22 @@ def measure(count: int) -> list[Round]:
             results += openssl_results(work, f"openssl-{number}", count // 4)
             results.append(load(ours, "POST", ours.url, count, work.plain))
             results.append(load(ours, "GET", f"{ours.url}/{work.path}", count))
-            results.append(load(ours, "POST with a nonce", ours.url, count // 8, work.nonce))
-            rounds.append({(each.server, each.asked): each for each in results})
-    return rounds
+            results.append(load(ours, "POST with a nonce", ours.url, count // 4, work.nonce))
+            for each in results:
+                key = each.server, each.asked
+                found[key] = max(found.get(key, each), each, key=lambda result: result.rate)
+    return list(found.values())
 
 
-def medians(rounds: list[Round]) -> list[Result]:
-    """Of each kind of request, over the rounds that have it."""
-    keys = dict.fromkeys(key for each in rounds for key in each)
-    found = {key: [each[key] for each in rounds if key in each] for key in keys}
-    return [
-        Result(
-            *key,
-            median(each.rate for each in results),
-            median(each.microseconds for each in results),
-        )
-        for key, results in found.items()
-    ]
-
-
-def compare(rounds: list[Round]) -> tuple[list[str], bool]:
+def compare(results: list[Result]) -> tuple[list[str], bool]:
     """Sentences, and whether the goals are met."""
+    rates = {(each.server, each.asked): each.rate for each in results}
+    ours = min(rates["pkiserver", "POST"], rates["pkiserver", "GET"])
     lines, met = [], True
-    for (server, asked), goal in GOALS.items():
-        ratios = [
-            min(each["pkiserver", "POST"].rate, each["pkiserver", "GET"].rate)
-            / each[server, asked].rate
-            for each in rounds
-            if (server, asked) in each
-        ]
-        if ratios:
-            lines.append(f"**{median(ratios):.2f}** times {server}'s rate (goal {goal:g})")
-            met = met and median(ratios) >= goal
+    for (server, _), rate in rates.items():
+        if server in GOALS:
+            lines.append(f"**{ours / rate:.2f}** times {server}'s rate (goal {GOALS[server]:g})")
+            met = met and ours / rate >= GOALS[server]
     return lines, met
 
 
@@ -246,21 +226,21 @@ def table(results: list[Result], lines: list[str]) -> str:
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
     return (
         f"{text}\n\nConcurrency {CONCURRENCY}, {WORKERS} processes each, {os.cpu_count()} CPUs "
-        f"shared with the client, medians of {ROUNDS} rounds: {', '.join(lines)}."
+        f"shared with the client, the best of {ROUNDS} rounds: {', '.join(lines)}."
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=30_000)
+    parser.add_argument("--requests", type=int, default=16_000)
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     given = parser.parse_args(argv)
     if shutil.which("ab") is None:
         print("SKIPPED: ab (apache2-utils) is not installed", file=sys.stderr)
         return 0
-    rounds = measure(given.requests)
-    lines, met = compare(rounds)
-    text = table(medians(rounds), lines)
+    results = measure(given.requests)
+    lines, met = compare(results)
+    text = table(results, lines)
     print(text)
     if given.write:
         page.write("ocsp", text)
