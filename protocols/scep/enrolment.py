@@ -25,7 +25,7 @@ from pkiserver.clock import epoch
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
 from pkiserver.plugin import Services
-from pkiserver.storage import Transaction
+from pkiserver.storage import Reader, Transaction
 from protocols.scep import store
 from protocols.scep.challenge import Accepted, Validator
 from protocols.scep.fail_info import FailInfo, Refusal
@@ -277,13 +277,13 @@ class Enrolments:
             store.rename(tx, lost.enrolment.id, ask.key.transaction_id, ask.signer_sha256)
             return store.find(tx, ask.key, self._now())
 
+        def look(reader: Reader) -> tuple[Known | None, Known | None]:
+            known = store.find(reader, ask.key, now)
+            return known, store.awaiting(reader, ask.key, now) if known is None else None
+
         database, now = self._services.database, self._now()
-        known = await database.lookup(lambda reader: store.find(reader, ask.key, now))
-        if known is not None:
-            return known
-        if await database.lookup(lambda reader: store.awaiting(reader, ask.key, now)) is None:
-            return None
-        return await database.write(work)
+        known, lost = await database.lookup(look)
+        return await database.write(work) if lost is not None else known
 
     async def _live(self, ask: Ask) -> Known | None:
         known = await self._find(ask)

@@ -29,7 +29,7 @@ from pkiserver.clock import epoch
 from pkiserver.config import ProfileSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.plugin import Services
-from pkiserver.storage import Reader, Transaction
+from pkiserver.storage import Reader, Row, Transaction
 from protocols.scep.settings import RegistrationKey
 
 CERTIFICATE_REQUEST_AGENT = "1.3.6.1.4.1.311.20.2.1"
@@ -43,16 +43,14 @@ for the CA certificates."""
 _REQUESTER = Requester("scep", "registration-authority")
 
 _SELECT = (
-    "SELECT r.key_id, c.der, c.issuer FROM scep_registrations r "
+    "SELECT r.key_id, c.der, c.issuer, r.kind FROM scep_registrations r "
     "JOIN certificates c ON c.id = r.certificate "
     "WHERE r.issuer = ? AND r.not_after > ? AND c.status = 'issued' AND c.revoked_at IS NULL "
     "AND c.issuer NOT IN (SELECT authority FROM closures) "  # nothing could revoke it any more
 )
-_ALL = _SELECT + "ORDER BY r.not_after DESC, r.key_id"
-_BEST = (
-    _SELECT + "AND r.kind = ? ORDER BY CASE WHEN c.issuer = ? THEN 0 ELSE 1 END, "
-    "r.not_after DESC, r.key_id LIMIT 1"
-)
+_BEST_FIRST = "CASE WHEN c.issuer = ? THEN 0 ELSE 1 END, r.not_after DESC, r.key_id"
+_ALL = f"{_SELECT} ORDER BY CASE WHEN r.kind = ? THEN 0 ELSE 1 END, {_BEST_FIRST}"
+_BEST = f"{_SELECT} AND r.kind = ? ORDER BY {_BEST_FIRST} LIMIT 1"
 
 _OVER = (
     "SELECT r.key_id FROM scep_registrations r JOIN certificates c ON c.id = r.certificate "
@@ -134,13 +132,25 @@ class RegistrationAuthorities:
                 waited += _LOOK
         return self._load(found[0], found[1])
 
-    async def usable(self, registration: Registration) -> list[RegistrationAuthority]:
-        """Every one whose certificate is in force, the newest first: devices may still use it."""
+    async def serving(
+        self, registration: Registration
+    ) -> tuple[RegistrationAuthority, list[RegistrationAuthority]]:
+        """`current`, and every one whose certificate is in force: devices may still use it."""
+        rows = await self._in_force(registration)
+        if rows and rows[0][3] == registration.kind:
+            current = self._load(rows[0][0], bytes(rows[0][1]))
+        else:
+            current = await self.current(registration)
+            rows = await self._in_force(registration)
+        return current, [self._load(row[0], bytes(row[1])) for row in rows]
+
+    async def _in_force(self, registration: Registration) -> list[Row]:
+        """The best one first."""
         now = epoch(self._services.clock.now())
-        rows = await self._services.database.lookup(
-            lambda reader: reader.all(_ALL, (registration.issuer, now))
+        current = self._services.authorities.current(registration.issuer)
+        return await self._services.database.lookup(
+            lambda reader: reader.all(_ALL, (registration.issuer, now, registration.kind, current))
         )
-        return [self._load(row[0], bytes(row[1])) for row in rows]
 
     async def maintain(self) -> None:
         """Scheduled work: renew what is near its end, forget what is over."""

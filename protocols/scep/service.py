@@ -11,6 +11,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -52,6 +53,8 @@ _DIGESTS = frozenset({"sha224", "sha256", "sha384", "sha512"})
 _NOT_COUNTED = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.CONFIGURATION, ErrorCode.INTERNAL})
 """What is not the doing of who sent the message."""
 _LIMIT = "scep.failures_per_address"
+_QUICK_BITS = 2048
+T = TypeVar("T")
 MOST_CRL = 1 << 20
 """Octets of a list that goes into a message: each is encrypted anew, for whoever asks."""
 
@@ -64,6 +67,14 @@ class _Exchange:
     message: PKIMessage
     address: str
     authority: RegistrationAuthority
+    usable: Sequence[RegistrationAuthority]
+
+    async def with_keys(self, work: Callable[..., T], *given: object) -> T:
+        """What `work` gives, here if no key is large: a change of threads costs about as much."""
+        certificates = (self.message.certificate, *(each.certificate for each in self.usable))
+        if all(_is_quick(certificate) for certificate in certificates):
+            return work(*given)
+        return await asyncio.to_thread(work, *given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +163,24 @@ class SCEPService:
         """The answer to a message. Raises `MalformedMessage` for what is no message, `PKIError`
         UNAVAILABLE if there is nothing to sign answers with."""
         message = messages.parse(data)
-        current = await self._registrations.current(self._registration)
-        exchange = _Exchange(message, address, current)
+        exchange = _Exchange(
+            message, address, *await self._registrations.serving(self._registration)
+        )
         try:
             self._failures.check(site(address))
             return await self._served(exchange)
         except PKIError as error:
             await self._note(message, address, error)
             rep = CertRep(PKIStatus.FAILURE, fail_info=fail_info(error), text=fail_info_text(error))
-        return await asyncio.to_thread(self._answer, exchange, rep)
+        return await exchange.with_keys(self._answer, exchange, rep)
 
     async def _served(self, exchange: _Exchange) -> bytes:
         message = exchange.message
-        usable = await self._registrations.usable(self._registration)
-        opened = await asyncio.to_thread(self._open, exchange, usable)
+        opened = await exchange.with_keys(self._open, exchange)
         result = await self._dispatch(message, opened, exchange.address)
-        return await asyncio.to_thread(self._success, exchange, opened, result)
+        if result.crls:
+            return await asyncio.to_thread(self._success, exchange, opened, result)
+        return await exchange.with_keys(self._success, exchange, opened, result)
 
     async def _dispatch(self, message: PKIMessage, opened: _Opened, address: str) -> _Result:
         match message.message_type:
@@ -242,9 +255,9 @@ class SCEPService:
                 return _Result(crls=[crl])
         raise _no_certificate()
 
-    # Cryptography, in a thread
+    # Cryptography, in a thread with keys that are slow
 
-    def _open(self, exchange: _Exchange, usable: Sequence[RegistrationAuthority]) -> _Opened:
+    def _open(self, exchange: _Exchange) -> _Opened:
         message, legacy = exchange.message, self.settings.legacy
         messages.verify(message, allow_legacy=legacy)
         if message.envelope is None:
@@ -257,7 +270,7 @@ class SCEPService:
             raise Refusal(
                 FailInfo.BAD_MESSAGE_CHECK, error.detail, code=ErrorCode.MALFORMED
             ) from error
-        authority, info = _recipient(enveloped, usable)
+        authority, info = _recipient(enveloped, exchange.usable)
         exchange.authority = authority
         try:
             data = enveloped_data.decrypt_key_transport(
@@ -350,6 +363,13 @@ class SCEPService:
 def _signed(authority: RegistrationAuthority, tbs: ToBeSigned) -> bytes:
     signature = authority.key.sign(tbs.data, padding.PKCS1v15(), hash_of(tbs.digest))
     return signed_data.encode(tbs, signature, authority.certificate)
+
+
+def _is_quick(certificate: x509.Certificate) -> bool:
+    """Whether its key is RSA of at most 2048 bits: a few tenths of a millisecond with the private
+    one. For others there is a password to be made a key of, which is slow by intent."""
+    key = certificate.public_key()
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size <= _QUICK_BITS
 
 
 def _is_rsa(message: PKIMessage) -> bool:
