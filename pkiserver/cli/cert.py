@@ -288,7 +288,11 @@ def _issue(
 
     async def work(runtime: Runtime) -> dict[str, Any] | Approval:
         services = runtime.services
-        draft = Draft.of(targets, services.issuance.profiles.get(order.profile))
+        profiles = services.issuance.profiles
+        if order.profile not in profiles:
+            known = ", ".join(sorted(profiles))
+            raise configuration_error(f"there is no profile {order.profile!r}; there are: {known}")
+        draft = Draft.of(targets, profiles.get(order.profile))
         used, kept = draft.key_and_csr(key)
         now = services.clock.now()
         request = issuing.certificate_request(order, used, operator(), now, kept=kept)

@@ -85,7 +85,10 @@ def _check(name: str, settings: ESTSettings, services: Services) -> None:
     if name in OPERATIONS:
         raise configuration_error(f"{place}: a label is not called like an operation of EST")
     if profile is None:
-        raise configuration_error(f"{place}: there is no profile {settings.profile!r}")
+        known = ", ".join(sorted(services.issuance.profiles))
+        raise configuration_error(
+            f"{place}: there is no profile {settings.profile!r}; there are: {known}"
+        )
     for other in settings.client_profiles:
         if other not in services.issuance.profiles:
             raise configuration_error(f"{place}.client_profiles: there is no profile {other!r}")

@@ -167,8 +167,10 @@ class OneTimeChallenges:
     def _check(
         self, profile: str | None, subjects: Sequence[str], lifetime: dt.timedelta | None
     ) -> None:
-        if profile is not None and profile not in self._services.issuance.profiles:
-            raise configuration_error(f"there is no profile {profile!r}")
+        profiles = self._services.issuance.profiles
+        if profile is not None and profile not in profiles:
+            known = ", ".join(sorted(profiles))
+            raise configuration_error(f"there is no profile {profile!r}; there are: {known}")
         if lifetime is not None and not dt.timedelta(0) < lifetime <= _LONGEST_LIFETIME:
             raise configuration_error("a challenge lasts longer than nothing, and a year at most")
         if len(subjects) > _MOST_PATTERNS:

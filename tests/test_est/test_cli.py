@@ -75,3 +75,12 @@ def test_a_listener_for_client_certificates_that_nobody_takes(
     monkeypatch.setenv("PKISERVER_EST__DEFAULT__AUTH", '["basic"]')
     refused = cli("check")
     assert refused.status == 2 and "server.mtls" in refused.err and "auth" in refused.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("scep", "challenge", "--profile", "x"), ("cert", "issue", "--profile", "x", "--out", "y")],
+)
+def test_an_unknown_profile_is_told_from_those_there_are(cli: CLI, words: tuple[str, ...]) -> None:
+    refused = cli(*words)
+    assert refused.status == 2 and "tls-server" in refused.err and "device" in refused.err
