@@ -9,6 +9,7 @@ recipients and renewals by device refer to it), and no basicConstraints (section
 open; the default cA FALSE would be an empty extension).
 """
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -41,17 +42,19 @@ class Template:
 
 def build(profile: Profile, issuer: Issuer, decision: Decision, serial: int) -> Template:
     """The template of a certificate that says what was decided."""
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .subject_name(decision.subject)
-        .public_key(decision.public_key)
-        .serial_number(serial)
-        .not_valid_before(decision.not_before)
-        .not_valid_after(decision.not_after)
+    builder = x509.CertificateBuilder(  # at once: each of its methods makes another
+        issuer_name=issuer.certificate.subject,
+        subject_name=decision.subject,
+        public_key=decision.public_key,
+        serial_number=serial,
+        # The encoder looks at no time zone, and a client may have named another.
+        not_valid_before=decision.not_before.astimezone(dt.UTC),
+        not_valid_after=decision.not_after.astimezone(dt.UTC),
+        extensions=[
+            x509.Extension(value.oid, critical, value)
+            for value, critical in _extensions(profile, issuer, decision, serial)
+        ],
     )
-    for value, critical in _extensions(profile, issuer, decision, serial):
-        builder = builder.add_extension(value, critical)
     key = throw_away_key("p256")
     signed = builder.sign(key, algorithms.signature_hash_for(key)).public_bytes(Encoding.DER)
     draft, drafts_algorithm, signature = cert.split(signed)

@@ -58,6 +58,19 @@ async def test_a_certificate_says_what_was_asked_and_chains_to_its_issuer(world:
     assert [f for f in lint.full(issued.der) if f.severity <= lint.Severity.WARNING] == []
 
 
+async def test_times_named_in_another_zone_are_certified_in_utc(world: World) -> None:
+    """RFC 5280 section 4.1.2.5: a certificate knows of no zone but UTC."""
+    zone = dt.timezone(dt.timedelta(hours=14))
+    start = NOW.replace(microsecond=0)
+    end = start + dt.timedelta(days=30)
+    issued = await world.issue(
+        WWW, not_before=start.astimezone(zone), not_after=end.astimezone(zone)
+    )
+    assert issued.certificate.not_valid_before_utc == start
+    assert issued.certificate.not_valid_after_utc == end
+    assert (issued.record.not_before, issued.record.not_after) == (start, end)
+
+
 async def test_urls_are_those_of_the_plain_http_listener(world: World) -> None:
     extensions = (await world.issue(WWW)).certificate.extensions
     points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
