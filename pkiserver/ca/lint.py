@@ -158,10 +158,11 @@ def _authority(certificate: x509.Certificate, issuer: Issuer) -> Iterator[str]:
 
 
 def _value(certificate: x509.Certificate, kind: type[T]) -> T | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+    for extension in certificate.extensions:
+        if extension.oid == kind.oid:
+            value: T = extension.value
+            return value
+    return None
 
 
 def _critical(certificate: x509.Certificate, kind: type[T]) -> bool:
