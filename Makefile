@@ -32,10 +32,10 @@ interop: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 interop --write-results $(ARGS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m interop.bench.acme $(ARGS)
-	$(BIN)/python -m interop.bench.ocsp $(ARGS)
-	$(BIN)/python -m interop.bench.crl $(ARGS)
-	$(BIN)/python -m interop.bench.scep $(ARGS)
+	$(BIN)/python -m interop.bench.acme
+	$(BIN)/python -m interop.bench.ocsp
+	$(BIN)/python -m interop.bench.crl
+	$(BIN)/python -m interop.bench.scep
 
 # Ten minutes of hostile requests against a running server: make fuzz ARGS='--targets ocsp'
 fuzz: $(VENV)/.installed-test
