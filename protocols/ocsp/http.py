@@ -157,9 +157,8 @@ def _require_media_type(scope: Scope) -> None:
 
 def _is_ocsp(headers: Headers) -> bool:
     for name, value in headers:
-        if name == b"content-type":
-            if value == _REQUEST_TYPE or _bare(value) == _REQUEST_TYPE:
-                return True
+        if name == b"content-type" and (value == _REQUEST_TYPE or _bare(value) == _REQUEST_TYPE):
+            return True
     return False
 
 

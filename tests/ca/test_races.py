@@ -167,11 +167,12 @@ async def test_many_recoveries_and_issuances_at_once_agree(world: World) -> None
 
 
 class BreakingOff:
-    """A database whose caller is cancelled just after the commit of its nth write."""
+    """A database whose nth write is committed, and then raises `error`."""
 
-    def __init__(self, world: World, after: int) -> None:
+    def __init__(self, world: World, after: int, error: BaseException) -> None:
         self._database = world.database
         self._left = after
+        self._error = error
         self.read = world.database.read
         self.lookup = world.database.lookup
         self.change_mark = world.database.change_mark
@@ -182,14 +183,14 @@ class BreakingOff:
         outcome = await self._database.write(work)
         self._left -= 1
         if self._left == 0:
-            raise asyncio.CancelledError
+            raise self._error
         return outcome
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
 async def test_a_responder_that_was_stored_keeps_its_key(world: World, after: int) -> None:
     """Or OCSP would have nobody to sign with until that responder's certificate is over."""
-    database = BreakingOff(world, after)
+    database = BreakingOff(world, after, asyncio.CancelledError())
     responders = Responders(
         database, world.clock, world.authorities, world.keys, world.audit, world.settings
     )
@@ -210,29 +211,11 @@ async def test_a_responder_that_was_stored_keeps_its_key(world: World, after: in
     await status.stop()
 
 
-class Failing:
-    """A database whose nth write is committed although it reports a failure."""
-
-    def __init__(self, world: World, after: int) -> None:
-        self._database = world.database
-        self._left = after
-        self.read = world.database.read
-        self.lookup = world.database.lookup
-        self.change_mark = world.database.change_mark
-        self.change_mark_now = world.database.change_mark_now
-        self.close = world.database.close
-
-    async def write(self, work: Callable[[Transaction], T]) -> T:
-        outcome = await self._database.write(work)
-        self._left -= 1
-        if self._left == 0:
-            raise PKIError(ErrorCode.UNAVAILABLE, "the disk went away")
-        return outcome
-
-
 async def test_an_authority_that_was_stored_keeps_its_key(world: World) -> None:
     """An imported key would otherwise be deleted under an active authority."""
-    tree = Authorities(Failing(world, 2), world.clock, world.keys, world.audit, world.settings)
+    gone = PKIError(ErrorCode.UNAVAILABLE, "the disk went away")
+    database = BreakingOff(world, 2, gone)
+    tree = Authorities(database, world.clock, world.keys, world.audit, world.settings)
     await tree.load()
     with pytest.raises(PKIError) as caught:
         await tree.request("outside", subject("Outside"), "p256", actor="test:setup")
