@@ -112,10 +112,11 @@ async def _serve(
 
 def _calm_collector() -> None:
     """What was made for the start stays for good: the garbage collector need not look at it again
-    and again. Requests make little that refers to itself, so it may also look less often."""
+    and again. Requests make little that refers to itself, so it may also look less often; TLS
+    connections do, so not never."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _stop_on_signals(stop: asyncio.Event, *, ignore_interrupt: bool) -> None:
