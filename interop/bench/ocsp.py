@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +131,9 @@ def openssl_responder(work: Work, home: Path) -> Iterator[Server]:
     with service([*alone, *words], cwd=home) as running:
         # Connecting, to see whether it listens, is such a connection.
         running.wait_until(lambda: "ACCEPT" in running.output(), 20, "listener")
-        time.sleep(1)  # its processes are not there at once, and say nothing when they are
+        # Its processes are not there at once, and say nothing when they are.
         pid = running.process.pid
+        running.wait_until(lambda: len(list(descendants(pid))) > WORKERS, 20, "processes")
         enter = ("nsenter", "--target", pid, "--user", "--preserve-credentials", "--net")
         yield Server("openssl", f"http://127.0.0.1:{port}/", pid, enter)
 
