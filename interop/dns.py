@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from interop.processes import free_ports, listening, python_script, service
+from interop.ports import free_ports
+from interop.processes import listening, python_script, service
 
 _HOOK = """
 import json, sys, urllib.request

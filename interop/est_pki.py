@@ -15,7 +15,8 @@ from pathlib import Path
 
 from interop import openssl
 from interop.bench import aftermath
-from interop.processes import InteropError, free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, listening, run, service
 from interop.tools import TOP
 from pkiserver.app import load_settings, open_runtime
 from pkiserver.clock import epoch

@@ -1,4 +1,4 @@
-"""Child processes: bounded commands, background services ended by their own pid, free ports."""
+"""Child processes: bounded commands, background services ended by their own pid."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,6 @@ _TAIL = 4000
 
 class InteropError(AssertionError):
     """A client, a server or a check did not do what it should; the text holds its output."""
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """`count` different TCP ports that are free on loopback now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return tuple(one.getsockname()[1] for one in sockets)
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -112,8 +104,8 @@ def service(
     """Run in the background in a process group of its own; at the end SIGTERM to that pid, SIGKILL
     after `stop_seconds` and to whatever it leaves behind in its group."""
     words = [str(word) for word in command]
-    log = cwd / f"{Path(words[0]).name}-{free_ports(1)[0]}.log"
-    with log.open("wb") as output:
+    handle, log = tempfile.mkstemp(".log", f"{Path(words[0]).name}-", cwd)
+    with os.fdopen(handle, "wb") as output:
         process = subprocess.Popen(
             words,
             cwd=cwd,
@@ -124,7 +116,7 @@ def service(
             start_new_session=True,
         )
     try:
-        yield Service(process, log)
+        yield Service(process, Path(log))
     finally:
         process.terminate()
         try:

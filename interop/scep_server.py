@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interop import openssl
-from interop.processes import free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import listening, run, service
 from interop.target import START_SECONDS, PkiserverOperator
 
 _SECTIONS = """

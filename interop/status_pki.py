@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from interop.processes import free_ports, listening, service
+from interop.ports import free_ports
+from interop.processes import listening, service
 from pkiserver.app import Runtime, load_settings, open_runtime
 from pkiserver.ca.authorities import Rotation, Wish
 from pkiserver.ca.model import CertificateRequest, Reason, Requester

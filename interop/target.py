@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from interop import openssl
 from interop.dns import ChallengeDNS
-from interop.processes import InteropError, free_ports, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, run, service
 
 START_SECONDS = 60
 

@@ -4,7 +4,6 @@ were enrolled by EST."""
 import contextlib
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import pytest
 
 from interop import openssl, relying_party
 from interop.est_pki import RECIPES, EstPKI, Held, fenced
-from interop.processes import InteropError, Service, free_ports, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, Service, run, service
 from interop.results import NewRow
 from interop.tools import TOP, debian, debian_version, need
 
@@ -55,7 +55,7 @@ class Network:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             settings = Path(folder)
             self._write_settings(settings, responder, certificate)
-            port, secret = _free_port(), secrets.token_urlsafe()
+            port, secret = free_ports(1)[0], secrets.token_urlsafe()
             env = {
                 "RADIUS_SECRET": secret,
                 "RADIUS_ADDRESS": "127.0.0.1",
@@ -105,13 +105,6 @@ class Door:
         if self.opens(laptop):
             raise InteropError(f"{laptop} came in")
         return self.process.output()[before:]
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")

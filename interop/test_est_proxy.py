@@ -11,7 +11,8 @@ import pytest
 
 from interop import openssl
 from interop.est_pki import RECIPES, Client, EstPKI, Held, est_pki, fenced
-from interop.processes import free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import listening, run, service
 from interop.results import NewRow
 from interop.tools import TOP, ToolMissing, debian, debian_version, need
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from interop import openssl, tools
-from interop.processes import Service, free_ports, service
+from interop.ports import free_ports
+from interop.processes import Service, service
 from interop.results import NewRow
 from interop.target import Target
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from cryptography import x509
 
+from interop.ports import free_ports
 from pkiserver.home import Home
 from pkiserver.initialise import NewHome, initialise
 
@@ -33,12 +34,6 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Ports:
     https: int
@@ -47,7 +42,7 @@ class Ports:
 
 @pytest.fixture
 def ports() -> Ports:
-    return Ports(free_port(), free_port())
+    return Ports(*free_ports(2))
 
 
 @pytest.fixture

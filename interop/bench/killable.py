@@ -11,7 +11,8 @@ from pathlib import Path
 
 from interop.bench.acme import descendants
 from interop.bench.device_witness import Login
-from interop.processes import InteropError, Service, environment, free_ports, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, Service, environment, run, service
 from interop.target import START_SECONDS, https_get
 
 APPROVED = "approved"

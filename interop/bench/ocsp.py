@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 from interop import openssl
 from interop.bench import page
 from interop.bench.acme import descendants
-from interop.processes import InteropError, free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, listening, run, service
 
 TYPE = "application/ocsp-request"
 CONCURRENCY = 16

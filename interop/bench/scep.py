@@ -31,7 +31,8 @@ from cryptography.x509.oid import AttributeOID, NameOID
 
 from interop.bench import page
 from interop.bench.ocsp import cpu_seconds
-from interop.processes import InteropError, free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import InteropError, listening, run, service
 from pkiserver.clock import SystemClock
 from pkiserver.cms import certs_only, enveloped_data, oids, signed_data
 from pkiserver.pkix import cert, der

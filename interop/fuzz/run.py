@@ -26,7 +26,8 @@ from interop.bench.acme import descendants
 from interop.fuzz import crl, est, ocsp, scep
 from interop.fuzz.cases import Case, Cases, Subject, Target
 from interop.fuzz.client import Client
-from interop.processes import Service, free_ports, listening, run, service
+from interop.ports import free_ports
+from interop.processes import Service, listening, run, service
 
 TARGETS: dict[str, Target] = {
     "ocsp": ocsp.cases,

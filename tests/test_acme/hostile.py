@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from interop.ports import free_ports
 from pkiserver.initialise import NewHome, initialise
 from tests.test_acme.client import ACMEClient, Signer
 
@@ -113,17 +113,11 @@ def _resident(process: Path) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextmanager
 def prey(directory: Path) -> Iterator[Prey]:
     """Starts the server in a new home; stops it at the end, which has to be in good order."""
     home, log = directory / "pki", directory / "log"
-    port, plain = _free_port(), _free_port()
+    port, plain = free_ports(2)
     new = NewHome(https=f"127.0.0.1:{port}", http=f"127.0.0.1:{plain}", root_key="p256")
     initialise(home, new)
     with (home / "pkiserver.toml").open("a") as config:
