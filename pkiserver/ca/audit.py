@@ -10,18 +10,23 @@ by itself that the newest rows were cut off, or that everything was written anew
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
+import structlog
+
+from pkiserver.ca.refusals import RefusalCount
 from pkiserver.clock import Clock, epoch
-from pkiserver.storage import Reader, Row, Transaction
+from pkiserver.storage import Database, Reader, Row, Transaction
 
 JSON: TypeAlias = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 
 GENESIS = bytes(32)
 """What stands for the hash before the first row."""
+
+_log = structlog.get_logger("pkiserver.audit")
 
 _NOTHING: Mapping[str, JSON] = MappingProxyType({})
 _COLUMNS = "sequence, at, actor, action, object, outcome, detail, previous, hash"
@@ -55,6 +60,7 @@ class Audit:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._refusals = RefusalCount(clock)
 
     def append(
         self,
@@ -74,6 +80,55 @@ class Audit:
             newest.sequence + 1, epoch(self._clock.now()), actor, action, object, outcome, text,
         )  # fmt: skip
         tx.execute(_INSERT, (*body, newest.hash, _digest(body, newest.hash)))
+
+    def refusal(
+        self,
+        *,
+        actor: str,
+        action: str,
+        object: str,
+        detail: Mapping[str, JSON],
+        sources: Sequence[str],
+    ) -> Callable[[Transaction], None] | None:
+        """What appends the row of a refusal, whoever may cause it: `sources` are what it is counted
+        by. None where there were too many already (see `refusals`); then it is in the server's log,
+        and the number of those left out in the next row."""
+        missed = self._refusals.take(action, sources)
+        if missed is None:
+            _log.warning(
+                "refused, beyond what the audit log takes",
+                actor=actor,
+                action=action,
+                object=object,
+                detail=detail,
+            )
+            return None
+        more = {"not recorded before": missed} if missed else {}
+        return lambda tx: self.append(
+            tx,
+            actor=actor,
+            action=action,
+            object=object,
+            outcome="refused",
+            detail={**detail, **more},
+        )
+
+    async def refuse(
+        self,
+        database: Database,
+        *,
+        actor: str,
+        action: str,
+        object: str,
+        detail: Mapping[str, JSON],
+        sources: Sequence[str],
+    ) -> None:
+        """A `refusal` in a transaction of its own."""
+        row = self.refusal(
+            actor=actor, action=action, object=object, detail=detail, sources=sources
+        )
+        if row is not None:
+            await database.write(row)
 
 
 def head(reader: Reader) -> Head:

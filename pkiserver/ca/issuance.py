@@ -27,6 +27,7 @@ from pkiserver.ca.model import (
     CertificateRequest,
     CertificateStatus,
     Prepared,
+    Requester,
     TxHook,
 )
 from pkiserver.ca.policy import Decision, decide
@@ -142,8 +143,7 @@ class Issuance:
         try:
             await self._database.write(lambda tx: self._reserve(tx, prepared, on_reserved))
         except PKIError as error:
-            cause = error
-            await self._database.write(lambda tx: self._audit_refusal(tx, prepared, cause))
+            await self._refuse(prepared.requester, prepared.id, _refusal(error))
             raise
         certificate, der = await self._signer.sign(
             issuer, prepared.tbs, prepared.signature_algorithm
@@ -159,18 +159,20 @@ class Issuance:
         return await self._recovery.run(older_than)
 
     async def record_refusal(self, request: CertificateRequest, error: PKIError) -> None:
-        """Put a refusal into the audit log, in a transaction of its own."""
+        """Put a refusal into the audit log, in a transaction of its own, if there are not too many
+        of this requester already."""
         csr_sha256 = hashlib.sha256(request.csr).hexdigest()
         detail = _refusal(error) | {"csr_sha256": csr_sha256, "address": request.requester.address}
-        await self._database.write(
-            lambda tx: self._audit.append(
-                tx,
-                actor=str(request.requester),
-                action="certificate.refuse",
-                object=f"profile:{request.profile[:100]}",
-                outcome="refused",
-                detail=detail,
-            )
+        await self._refuse(request.requester, f"profile:{request.profile[:100]}", detail)
+
+    async def _refuse(self, by: Requester, about: str, detail: Mapping[str, JSON]) -> None:
+        await self._audit.refuse(
+            self._database,
+            actor=str(by),
+            action="certificate.refuse",
+            object=about,
+            detail=detail,
+            sources=by.sources,
         )
 
     # Preparing
@@ -340,16 +342,6 @@ class Issuance:
             der=der,
             revoked_at=None,
             reason=None,
-        )
-
-    def _audit_refusal(self, tx: Transaction, prepared: Prepared, error: PKIError) -> None:
-        self._audit.append(
-            tx,
-            actor=str(prepared.requester),
-            action="certificate.refuse",
-            object=prepared.id,
-            outcome="refused",
-            detail=_refusal(error),
         )
 
 

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from pkiserver.pkix.names import AltName
 from pkiserver.storage import Transaction
+from pkiserver.web.failures import site
 
 TxHook = Callable[[Transaction], None]
 """Work a protocol adds to one of the core's transactions; raising takes everything back."""
@@ -85,6 +86,11 @@ class Requester:
 
     def __str__(self) -> str:
         return f"{self.protocol}:{self.party}"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What its refusals are counted by."""
+        return (str(self),) if self.address is None else (str(self), site(self.address))
 
 
 @dataclass(frozen=True, slots=True)

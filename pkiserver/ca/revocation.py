@@ -16,7 +16,7 @@ from types import MappingProxyType
 import structlog
 from cryptography import x509
 
-from pkiserver.ca import blocklist, inventory, responders
+from pkiserver.ca import authority_store, blocklist, inventory, responders
 from pkiserver.ca.audit import JSON, Audit
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.authority_store import CA_PROFILE, RESPONDER_PROFILE
@@ -210,15 +210,13 @@ class Revocation:
             "cause": error.detail[:1000],
             "address": actor.address,
         }
-        await self._database.write(
-            lambda tx: self._audit.append(
-                tx,
-                actor=str(actor),
-                action=action,
-                object=serial_hex(serial)[:80],
-                outcome="refused",
-                detail=detail,
-            )
+        await self._audit.refuse(
+            self._database,
+            actor=str(actor),
+            action=action,
+            object=serial_hex(serial)[:80],
+            detail=detail,
+            sources=actor.sources,
         )
 
 
@@ -348,6 +346,8 @@ def _next_generation(tx: Transaction, record: CertificateRecord) -> int:
         (record.issuer,),
     )
     generation: int = row[0] if row else 0
+    if record.profile == CA_PROFILE:  # what every process knows of the tree has this in it
+        authority_store.touch(tx, record.issuer)
     tx.execute(
         "INSERT INTO crl_changes (issuer, bucket, generation) VALUES (?, ?, ?) "
         "ON CONFLICT (issuer, bucket) DO UPDATE SET generation = excluded.generation",

@@ -48,35 +48,6 @@ class Failures:
             self._known.popitem(last=False)
 
 
-class Budget:
-    """`rate.count` of something that strangers cause, such as rows of the audit log, in each
-    `rate.period`; beyond that it is only counted. By each process."""
-
-    def __init__(self, rate: Rate, clock: Clock) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._until = float("-inf")
-        self._left = 0
-        self._missed = 0
-
-    def take(self) -> bool:
-        """Whether there is one left, and take it."""
-        now = self._clock.now().timestamp()
-        if now >= self._until:
-            self._until = now + self._rate.period.total_seconds()
-            self._left = self._rate.count
-        if self._left == 0:
-            self._missed += 1
-            return False
-        self._left -= 1
-        return True
-
-    def missed(self) -> int:
-        """How many there were none left for, since this was asked the last time."""
-        missed, self._missed = self._missed, 0
-        return missed
-
-
 def site(address: str) -> str:
     """What counts as one: an IPv6 site has any number of addresses, so its /64 does."""
     try:

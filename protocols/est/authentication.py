@@ -6,19 +6,16 @@ A password that is sent is always checked: a wrong one is never made up for by a
 
 import base64
 import binascii
-import datetime as dt
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import structlog
 
 from pkiserver.clock import epoch
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader, Transaction
-from pkiserver.web.failures import Budget, Failures, site
+from pkiserver.web.failures import Failures, site
 from pkiserver.web.peer import Peer
 from protocols.est import store
 from protocols.est.certificates import ClientCertificate, ClientCertificates
@@ -28,11 +25,7 @@ from protocols.est.passwords import PasswordChecker
 from protocols.est.settings import ESTSettings
 from protocols.est.store import User
 
-log = structlog.get_logger("protocols.est")
-
 MAX_HEADER = 2048
-MOST_ROWS = Rate(count=1000, period=dt.timedelta(hours=1))
-"""Of the audit log, by strangers from ever so many addresses; per label and process."""
 _SHOWN = 100
 
 
@@ -76,7 +69,6 @@ class Authentication:
         self._services = services
         self._certificates = certificates
         self._passwords = passwords
-        self._budget = Budget(MOST_ROWS, services.clock)
         self._refusals = Failures(
             settings.refusals_per_client, services.clock, "est.refusals_per_client"
         )
@@ -176,7 +168,8 @@ class Authentication:
 
         def work(tx: Transaction) -> None:
             store.insert_failures(tx, sources, now)
-            append(tx)
+            if append is not None:
+                append(tx)
 
         await self._services.database.write(work)
 
@@ -186,24 +179,20 @@ class Authentication:
         source = hashlib.sha256(credentials.peer.certificate_der or b"").hexdigest()
         self._refusals.check(source)
         self._refusals.count(source)
-        await self._services.database.write(self._row(credentials.address, party, cause))
+        append = self._row(credentials.address, party, cause)
+        if append is not None:
+            await self._services.database.write(append)
 
-    def _row(self, address: str, party: str, cause: PKIError) -> Callable[[Transaction], None]:
-        """Puts it into the audit log. What is beyond `MOST_ROWS` is in the server's log, and its
-        number in the next row."""
-        detail = {"code": cause.code.value, "cause": cause.detail, "address": address}
-        if not self._budget.take():
-            log.warning("est.authenticate", party=party, label=self._label, **detail)
-            return lambda tx: None
-        missing = self._budget.missed()
-        more = {"not recorded before": missing} if missing else {}
-        return lambda tx: self._services.audit.append(
-            tx,
+    def _row(
+        self, address: str, party: str, cause: PKIError
+    ) -> Callable[[Transaction], None] | None:
+        """Puts it into the audit log; None: there are too many already."""
+        return self._services.audit.refusal(
             actor=f"est:{party}",
             action="est.authenticate",
             object=f"est:{self._label}",
-            outcome="refused",
-            detail={**detail, **more},
+            detail={"code": cause.code.value, "cause": cause.detail, "address": address},
+            sources=(site(address),),
         )
 
 

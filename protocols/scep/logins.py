@@ -21,7 +21,6 @@ from pkiserver.web.failures import Failures, site
 from protocols.scep import challenge_store as store
 from protocols.scep.challenge_store import Login
 from protocols.scep.one_time import digest
-from protocols.scep.refusals import Refusals
 
 FAILURES = Rate(count=10, period=dt.timedelta(minutes=1))
 """Of an address; beyond that nothing is checked, let alone recorded."""
@@ -38,7 +37,6 @@ class Logins:
         self._services = services
         self._random_bytes = random_bytes
         self._failures = Failures(FAILURES, services.clock, "scep.login")
-        self._refusals = Refusals(services, "scep.login.refuse")
 
     async def add(self, name: str, label: str, *, actor: str) -> str:
         """Make a login; its password, which cannot be had again. Raises `PKIError` CONFIGURATION
@@ -89,8 +87,13 @@ class Logins:
     async def refuse(self, name: str, address: str, cause: str) -> None:
         """Put a refusal into the audit log."""
         shown = name if _NAME.fullmatch(name) else ascii(name[:64])
-        await self._refusals.record(
-            f"scep:{shown}", f"login:{shown}", {"cause": cause, "address": address}
+        await self._services.audit.refuse(
+            self._services.database,
+            actor=f"scep:{shown}",
+            action="scep.login.refuse",
+            object=f"login:{shown}",
+            detail={"cause": cause, "address": address},
+            sources=(site(address),),
         )
 
     async def _find(self, name: str) -> tuple[Login, bytes] | None:

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 
+import structlog
 from cryptography import x509
 
 from pkiserver.ca.audit import JSON
@@ -26,7 +27,6 @@ from protocols.scep.exchange import Exchange, Opened, Result, Terms, signed, unr
 from protocols.scep.fail_info import FailInfo, Refusal, fail_info, fail_info_text
 from protocols.scep.messages import CertRep, MessageType, PKIMessage, PKIStatus
 from protocols.scep.queries import Queries
-from protocols.scep.refusals import Refusals
 from protocols.scep.registration import Registration, RegistrationAuthorities
 from protocols.scep.requests import Requests
 from protocols.scep.settings import SCEPSettings
@@ -34,6 +34,8 @@ from protocols.scep.settings import SCEPSettings
 _NOT_COUNTED = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.CONFIGURATION, ErrorCode.INTERNAL})
 """What is not the doing of who sent the message."""
 _LIMIT = "scep.failures_per_address"
+
+_log = structlog.get_logger("protocols.scep")
 
 
 class SCEPService:
@@ -58,7 +60,6 @@ class SCEPService:
         self._registrations = authorities
         self._registration = registration
         self._failures = Failures(settings.failures_per_address, services.clock, _LIMIT)
-        self._refusals = Refusals(services, "scep.refuse")
         substitute = services.derive_secret("scep: substitute key")
         self._terms = Terms(settings.legacy, substitute, random_bytes)
 
@@ -177,7 +178,7 @@ class SCEPService:
             "address": address,
         }
         if error.rule == _LIMIT:
-            self._refusals.log(message.transaction_id, detail)
+            _log.warning("scep.refuse", about=message.transaction_id, **detail)
             return
         if error.code not in _NOT_COUNTED:
             self._failures.count(site(address))
@@ -185,7 +186,14 @@ class SCEPService:
                 self._failures.check(site(address))
             except PKIError as limit:  # the last row of it for a while says so
                 detail["address waits"] = limit.retry_after
-        await self._refusals.record(f"scep:{self.label}", message.transaction_id, detail)
+        await self._services.audit.refuse(
+            self._services.database,
+            actor=f"scep:{self.label}",
+            action="scep.refuse",
+            object=message.transaction_id,
+            detail=detail,
+            sources=(site(address),),
+        )
 
 
 def _result(certificate: bytes | None, password: str | None) -> Result:

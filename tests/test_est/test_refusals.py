@@ -63,7 +63,7 @@ async def test_guesses_from_everywhere(
 ) -> None:
     """However many addresses somebody has, the audit log stays readable; nothing goes unsaid."""
     few = Rate(count=2, period=dt.timedelta(hours=1))
-    monkeypatch.setattr("protocols.est.authentication.MOST_ROWS", few)
+    monkeypatch.setattr("pkiserver.ca.refusals.ALTOGETHER", few)
     world = await open_world()
 
     async def guess(number: int) -> None:
@@ -75,8 +75,8 @@ async def test_guesses_from_everywhere(
         for number in range(5):
             await guess(number)
     assert len(await world.refusals()) == 2
-    assert [each["party"] for each in logs if each["event"] == "est.authenticate"] == [
-        "user:u2", "user:u3", "user:u4",
+    assert [each["actor"] for each in logs if each.get("action") == "est.authenticate"] == [
+        "est:user:u2", "est:user:u3", "est:user:u4",
     ]  # fmt: skip
     world.clock.advance(dt.timedelta(hours=1))
     await guess(6)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from pkiserver.ca import refusals
 from pkiserver.ca.model import Requester
 from pkiserver.config_types import Rate
 from pkiserver.pkix import der
-from protocols.scep import refusals, service
+from protocols.scep import queries
 from protocols.scep.messages import MessageType
-from protocols.scep.plugin import remedy
+from protocols.scep.remedies import remedy
 from tests.test_scep.client import new_transaction, rsa_key
 from tests.test_scep.conftest import OpenWorld
 from tests.test_scep.world import World
@@ -50,7 +51,7 @@ async def test_from_many_addresses_no_more_than_so_many_rows(
     open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has a block of addresses is not bounded by address; the row says what is missing."""
-    monkeypatch.setattr(refusals, "MOST", Rate(count=2, period=dt.timedelta(hours=1)))
+    monkeypatch.setattr(refusals, "PER_SOURCE", Rate(count=2, period=dt.timedelta(hours=1)))
     world = await open_world(any={"failures_per_address": "1000/1h"})
     device = await world.device()
     for _ in range(5):
@@ -80,7 +81,7 @@ async def test_large_lists_are_not_encrypted_for_strangers(
 ) -> None:
     device = await world.device()
     assert (await world.send(device, device.get_crl(device.ra))).status == "0"
-    monkeypatch.setattr(service, "MOST_CRL", 100)
+    monkeypatch.setattr(queries, "MOST_CRL", 100)
     rep = await world.send(device, device.get_crl(device.ra))
     assert rep.fail_info == "2" and "distribution point" in (rep.text or "")
 

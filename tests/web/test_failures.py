@@ -7,7 +7,7 @@ import pytest
 from pkiserver.clock import FixedClock
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.web.failures import Budget, Failures, site
+from pkiserver.web.failures import Failures, site
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -59,14 +59,3 @@ def test_sources_are_forgotten_before_memory_grows(monkeypatch: pytest.MonkeyPat
 )
 def test_an_ipv6_site_is_one_source(address: str, expected: str) -> None:
     assert site(address) == expected
-
-
-def test_a_budget_is_filled_again_and_counts_what_it_did_not_give() -> None:
-    clock = FixedClock(START)
-    budget = Budget(Rate(count=2, period=dt.timedelta(minutes=1)), clock)
-    assert [budget.take() for _ in range(5)] == [True, True, False, False, False]
-    clock.advance(dt.timedelta(seconds=59))
-    assert not budget.take()
-    clock.advance(dt.timedelta(seconds=1))
-    assert budget.take()
-    assert (budget.missed(), budget.missed()) == (4, 0)

@@ -59,16 +59,13 @@ class Orders:
         """Section 7.4: all or nothing. What policy refuses is in the audit log."""
         try:
             return await self._create(account, message)
-        except Problem as refusal:
-            problem = refusal
+        except Problem as problem:
             if problem.type in _RECORDED:
-                await self._services.database.write(
-                    lambda tx: self._record_refusal(tx, account, message, problem)
-                )
+                await self._record_refusal(account, message, problem)
             raise
 
-    def _record_refusal(
-        self, tx: Transaction, account: Account, message: messages.NewOrder, problem: Problem
+    async def _record_refusal(
+        self, account: Account, message: messages.NewOrder, problem: Problem
     ) -> None:
         causes = [cause.detail for cause in problem.subproblems[:MOST_SHOWN]]
         sent = [identifier.sent for identifier in message.identifiers[:MOST_SHOWN]]
@@ -76,9 +73,10 @@ class Orders:
             "cause": problem.detail, "causes": causes, "rule": f"acme.{problem.type.token}",
             "identifiers": sent, "profile": message.profile,
         }  # fmt: skip
-        self._services.audit.append(
-            tx, actor=f"acme:{account.id}", action="acme.order.refuse", object=account.id,
-            outcome="refused", detail=detail,
+        actor = f"acme:{account.id}"
+        await self._services.audit.refuse(
+            self._services.database, actor=actor, action="acme.order.refuse", object=account.id,
+            detail=detail, sources=(actor,),
         )  # fmt: skip
 
     async def _create(self, account: Account, message: messages.NewOrder) -> OrderState:
