@@ -1,127 +1,25 @@
-"""EST as a plug-in: builds the labels and says what runs when."""
+"""EST as a plug-in. What builds and serves it is imported when a server is built: the command line
+has no use for it."""
 
-import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.routing import Mount
-
-from pkiserver.clock import epoch
-from pkiserver.errors import configuration_error
-from pkiserver.plugin import Job, Plugin, ProtocolApp, Services
-from pkiserver.web.peer import TrustedProxies
-from protocols.est import store
-from protocols.est.authentication import Authentication
-from protocols.est.certificates import AnchorFiles, ClientCertificates
-from protocols.est.http import OPERATIONS, ROOT, ESTApp, text_form
-from protocols.est.package_signer import ServerSigner
-from protocols.est.passwords import PasswordChecker
+from pkiserver.plugin import Plugin, ProtocolApp, Services
 from protocols.est.remedies import remedy
-from protocols.est.service import Label
 from protocols.est.settings import ESTSettings
 
 if TYPE_CHECKING:
     import typer
 
 
-def create(services: Services, settings: Mapping[str, ESTSettings]) -> ProtocolApp:
-    """Everything below `/.well-known/est`."""
-    for name, item in settings.items():
-        _check(name, item, services)
-    certificates = {name: _certificates(name, item, services) for name, item in settings.items()}
-    passwords = PasswordChecker(services.clock)
-    signer = ServerSigner(services)
-    labels = {
-        name: Label(
-            name,
-            item,
-            services,
-            Authentication(name, item, services, certificates[name], passwords),
-            signer,
-        )
-        for name, item in settings.items()
-    }
-    asking = [certificates[name] for name, item in settings.items() if "mtls" in item.auth]
-    if services.settings.server.mtls and settings and not asking:
-        raise configuration_error(
-            "server.mtls: no label of EST takes client certificates; add 'mtls' to auth of one, or "
-            "leave server.mtls out"
-        )
+def _create(services: Services, settings: Mapping[str, ESTSettings]) -> ProtocolApp:
+    from protocols.est.build import create
 
-    def anchors() -> Sequence[bytes]:
-        return [der for each in asking for der in each.listener_anchors()]
-
-    async def clean() -> None:
-        await _delete_old(services, settings)
-
-    trusted = TrustedProxies(services.settings.server.trusted_proxies)
-    return ProtocolApp(
-        # Starlette hands a mount the path with its own part at the front of `root_path`.
-        routes=[Mount(ROOT, app=ESTApp(labels, trusted, root=""))],
-        hot={f"{ROOT}/": ESTApp(labels, trusted)},
-        forms={f"{ROOT}/": text_form},
-        jobs=[Job("est-clean", dt.timedelta(hours=1), clean)],
-        client_anchors=anchors if asking else None,
-    )
-
-
-def _certificates(name: str, settings: ESTSettings, services: Services) -> ClientCertificates:
-    home = services.settings.home
-    files = AnchorFiles(f"est.{name}", [home / path for path in settings.client_ca])
-    files.read()
-    return ClientCertificates(
-        services.database,
-        services.clock,
-        services.authorities,
-        files,
-        {settings.profile, *settings.client_profiles},
-    )
-
-
-def _check(name: str, settings: ESTSettings, services: Services) -> None:
-    place = f"est.{name}"
-    profile = services.issuance.profiles.get(settings.profile)
-    if name in OPERATIONS:
-        raise configuration_error(f"{place}: a label is not called like an operation of EST")
-    if profile is None:
-        known = ", ".join(sorted(services.issuance.profiles))
-        raise configuration_error(
-            f"{place}: there is no profile {settings.profile!r}; there are: {known}"
-        )
-    for other in settings.client_profiles:
-        if other not in services.issuance.profiles:
-            raise configuration_error(f"{place}.client_profiles: there is no profile {other!r}")
-    if settings.client_ca and "mtls" not in settings.auth:
-        raise configuration_error(f"{place}.client_ca: nobody looks at it without 'mtls' in auth")
-    for key in ("server_keys", "key_kind"):
-        kind = getattr(settings, key)
-        if kind not in (None, "off") and kind not in profile.key_usages:
-            raise configuration_error(
-                f"{place}.{key}: profile {settings.profile!r} does not accept {kind} keys; choose "
-                f"one of {', '.join(profile.key_usages)}"
-            )
-
-
-async def _delete_old(services: Services, settings: Mapping[str, ESTSettings]) -> None:
-    now = services.clock.now()
-    for name, item in settings.items():
-        before = epoch(now - item.repeat - dt.timedelta(days=1))
-        await services.database.write(
-            lambda tx, name=name, before=before: store.delete_enrollments(tx, name, before)  # type: ignore[misc]
-        )
-    rates = [
-        each for s in settings.values() for each in (s.failures_per_address, s.failures_per_user)
-    ]
-    longest = max((rate.period for rate in rates if rate is not None), default=dt.timedelta(0))
-    oldest = epoch(now - longest)
-    deleted = store.BATCH
-    while deleted >= store.BATCH:
-        deleted = await services.database.write(lambda tx: store.delete_failures(tx, oldest))
+    return create(services, settings)
 
 
 def _commands(app: "typer.Typer") -> None:
-    # Imported when the command line is built: a server that starts has no use for it.
     from protocols.est.cli import add_to
 
     add_to(app)
@@ -131,7 +29,7 @@ PLUGIN = Plugin(
     name="est",
     settings=ESTSettings,
     migrations=Path(__file__).with_name("migrations"),
-    create=create,
+    create=_create,
     commands=_commands,
     remedy=remedy,
 )

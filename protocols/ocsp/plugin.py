@@ -1,21 +1,16 @@
-"""OCSP as a plug-in. No configuration section of its own: `[ocsp]` belongs to the core."""
+"""OCSP as a plug-in. No configuration section of its own: `[ocsp]` belongs to the core. What
+serves it is imported when a server is built."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.routing import Route
-
 from pkiserver.plugin import Plugin, ProtocolApp, Services
-from protocols.ocsp.http import PREFIX, OCSPEndpoint
 
 
-def create(services: Services, sections: Mapping[str, Any]) -> ProtocolApp:
-    """Both listeners, in front of the framework; the route is for embedding applications."""
-    endpoint = OCSPEndpoint(services.status, services.clock, services.settings.ocsp)
-    return ProtocolApp(
-        plain_hot={PREFIX: endpoint},
-        plain_routes=[Route(PREFIX + "{request:path}", endpoint)],
-    )
+def _create(services: Services, sections: Mapping[str, Any]) -> ProtocolApp:
+    from protocols.ocsp.build import create
+
+    return create(services, sections)
 
 
-PLUGIN = Plugin(name="ocsp", settings=None, migrations=None, create=create)
+PLUGIN = Plugin(name="ocsp", settings=None, migrations=None, create=_create)

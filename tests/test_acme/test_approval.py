@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.model import Requester
 from pkiserver.errors import ErrorCode, PKIError
+from protocols.acme.build import delete_old
 from protocols.acme.challenges import FailureKind
-from protocols.acme.plugin import delete_old
 from tests.test_acme.client import ACMEClient, make_csr
 from tests.test_acme.conftest import OpenWorld
 from tests.test_acme.test_crash import fail_write

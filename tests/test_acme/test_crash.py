@@ -12,8 +12,8 @@ from cryptography import x509
 from pkiserver.ca import blocklist
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
+from protocols.acme.build import delete_old
 from protocols.acme.challenges import FailureKind
-from protocols.acme.plugin import delete_old
 from tests.test_acme.client import ACMEClient, make_csr
 from tests.test_acme.conftest import OpenWorld
 from tests.test_acme.test_service_challenges import SlowProber, pending, slow

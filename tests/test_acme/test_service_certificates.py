@@ -40,7 +40,7 @@ async def test_chain(world: World, client: ACMEClient) -> None:
 
 async def test_the_url_stays(world: World, client: ACMEClient) -> None:
     """Checklist 45: also when the order is gone."""
-    from protocols.acme.plugin import delete_old
+    from protocols.acme.build import delete_old
 
     issued = await world.issue(client, NAME)
     world.clock.advance(dt.timedelta(days=60))

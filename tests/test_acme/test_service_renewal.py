@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from protocols.acme.plugin import delete_old
+from protocols.acme.build import delete_old
 from tests.test_acme.client import ACMEClient, b64
 from tests.test_acme.conftest import OpenWorld
 from tests.test_acme.world import BASE, Issued, World, problem

@@ -21,6 +21,7 @@ from pkiserver.clock import FixedClock
 from pkiserver.config import CoreSettings, Section
 from pkiserver.errors import PKIError
 from pkiserver.storage import Row
+from protocols.acme.build import build_endpoints
 from protocols.acme.challenges.dns import account_label, key_authorization_digest
 from protocols.acme.challenges.model import (
     ALPNAnswer,
@@ -39,7 +40,6 @@ from protocols.acme.challenges.model import (
 from protocols.acme.endpoints import Endpoints
 from protocols.acme.http import ACMEApp
 from protocols.acme.nonces import SharedNonces
-from protocols.acme.plugin import build_endpoints
 from protocols.acme.service.directory import Directory
 from protocols.acme.service.external import ExternalAccounts, NewExternalAccount
 from protocols.acme.service.validation import Validation
