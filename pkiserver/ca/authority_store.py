@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.ca.crl_scope import CA_BUCKET
 from pkiserver.ca.model import Authority, AuthorityStatus
 from pkiserver.clock import from_epoch
 from pkiserver.errors import ErrorCode, PKIError
@@ -43,7 +44,7 @@ class Tree:
     """One state of the tables. `by_name` has parents before children; `paths` has, for each
     authority with a certificate, that and those above it, the root included; `cross` the chains
     that start with another certificate for its name and key; `successions` are by predecessor,
-    `predecessors` by successor."""
+    `predecessors` by successor; `revoked` has the certificates of CAs that are, or on hold."""
 
     generation: int = 0
     by_name: Mapping[str, Authority] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Tree:
     cross: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     successions: Mapping[str, Succession] = field(default_factory=dict)
     predecessors: Mapping[str, str] = field(default_factory=dict)
+    revoked: frozenset[x509.Certificate] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def read_tree(reader: Reader) -> Tree:
         cross=_cross(reader),
         successions=successions,
         predecessors={each.successor: name for name, each in successions.items()},
+        revoked=_revoked(reader),
     )
 
 
@@ -125,6 +128,17 @@ def _successions(reader: Reader) -> dict[str, Succession]:
         predecessor: Succession(successor, None if activates is None else from_epoch(activates))
         for predecessor, successor, activates in rows
     }
+
+
+def _revoked(reader: Reader) -> frozenset[x509.Certificate]:
+    rows = reader.all(
+        "SELECT certificates.der FROM authorities "
+        "JOIN revocations ON revocations.issuer = authorities.name AND revocations.bucket = ? "
+        "JOIN certificates ON certificates.issuer = revocations.issuer "
+        "AND certificates.serial = revocations.serial",
+        (CA_BUCKET,),
+    )
+    return frozenset(x509.load_der_x509_certificate(der) for (der,) in rows)
 
 
 def _authority(row: Row) -> Authority:

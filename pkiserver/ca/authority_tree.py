@@ -95,14 +95,20 @@ class AuthorityTree:
 
     def roots(self) -> Path:
         """The trust anchors: self-signed certificates at the top of the paths, once each. The root
-        that takes over next is among them, one that is closed is not."""
+        that takes over next is among them, one that is closed or revoked is not."""
         return tuple(
             dict.fromkeys(
                 path[-1]
                 for name, path in self._tree.paths.items()
                 if self.get(name).status is not AuthorityStatus.CLOSED
+                and path[-1] not in self._tree.revoked
             )
         )
+
+    def is_revoked(self, name: str) -> bool:
+        """Whether its certificate is revoked or on hold, of those that one of ours issued. What
+        it issued is answered for as before. Raises `PKIError` NOT_FOUND."""
+        return self.get(name).certificate in self._tree.revoked
 
     def current(self, name: str) -> str:
         """The authority of `name`'s line that issues now, whichever generation `name` is. Raises
@@ -140,17 +146,17 @@ class AuthorityTree:
 
     def next_certificate(self, name: str) -> x509.Certificate | None:
         """The certificate that is to take over in the line of `name` (RFC 8894 section 4.7); None
-        while there is none. Raises `PKIError` NOT_FOUND."""
+        while there is none that may. Raises `PKIError` NOT_FOUND."""
         coming = self.successor(self.current(name))
         if coming is None or coming.status is not AuthorityStatus.ACTIVE:
             return None
-        return coming.certificate
+        return None if self.is_revoked(coming.name) else coming.certificate
 
     def rollover_certificates(self, name: str) -> Path:
         """What a client needs while keys change, besides the path of the authority that issues now
         in the line of `name`: the other generations of each CA in that path, and what links them
-        (OldWithNew and NewWithOld, RFC 7030 section 4.1.3). Nothing that has expired. Raises
-        `PKIError` NOT_FOUND, UNAVAILABLE."""
+        (OldWithNew and NewWithOld, RFC 7030 section 4.1.3). Nothing that has expired or is revoked.
+        Raises `PKIError` NOT_FOUND, UNAVAILABLE."""
         path = self.path(current := self.current(name))
         found: dict[x509.Certificate, None] = {}
         for authority in self._upwards(current):
@@ -179,7 +185,10 @@ class AuthorityTree:
 
     def _crosses(self, name: str) -> Iterator[Path]:
         """The chains that start with another certificate for its name and key, are valid now, and
-        do not lead to a root of ours that is closed or was called off before its turn."""
+        do not lead to a root of ours that is closed or was called off before its turn. None where
+        its own certificate is revoked: that it is not to be relied on goes for every path."""
+        if self.is_revoked(name):
+            return
         ours = {each.certificate: each for each in self._tree.by_name.values()}
         line = self.line(name)
         for chain in self._tree.cross.get(name, ()):
@@ -214,8 +223,12 @@ class AuthorityTree:
         )
 
     def _holds(self, certificate: x509.Certificate) -> bool:
+        """Valid now, and not revoked as far as we know."""
         now = self._clock.now()
-        return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+        return (
+            certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+            and certificate not in self._tree.revoked
+        )
 
     def key_identifier(self, name: str) -> bytes | None:
         """subjectKeyIdentifier of its certificate; None while it has none."""
@@ -241,11 +254,13 @@ class AuthorityTree:
         the database has now: it is active, and no certificate of its path of ours is revoked."""
         if not store.is_active(reader, name):
             raise ca_certificate.refuse(f"the authority {name} is not active")
-        current = self.get(name)
-        while current.parent is not None and current.certificate is not None:
-            serial = cert.serial_bytes(current.certificate.serial_number)
-            if store.is_revoked(reader, current.parent, serial):
+        for authority in self._upwards(name):
+            # A root answers for itself; where the CA above is not ours, that says what is revoked.
+            issuer = authority.parent or (None if authority.outside else authority.name)
+            if issuer is None or authority.certificate is None:
+                continue
+            serial = cert.serial_bytes(authority.certificate.serial_number)
+            if store.is_revoked(reader, issuer, serial):
                 raise ca_certificate.refuse(
-                    f"the certificate of the authority {current.name} is revoked"
+                    f"the certificate of the authority {authority.name} is revoked"
                 )
-            current = self.get(current.parent)
