@@ -56,4 +56,6 @@ def site(address: str) -> str:
         return address
     if parsed.version == 4:
         return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)

@@ -67,7 +67,8 @@ class ACMESettings(Section):
         _days(30), description="Orders and authorizations are deleted this long after expiry"
     )
     accounts_per_address: Limit = Field(
-        Rate(count=100, period=dt.timedelta(hours=1)), description="New accounts per address"
+        Rate(count=100, period=dt.timedelta(hours=1)),
+        description="New accounts per address; of IPv6 per /64",
     )
     orders_per_account: Limit = Field(
         Rate(count=1000, period=dt.timedelta(hours=1)), description="New orders per account"

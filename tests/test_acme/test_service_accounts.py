@@ -234,6 +234,20 @@ async def test_accounts_per_address_are_limited(open_world: OpenWorld) -> None:
     assert (await first.new_account()).status_code == 200
 
 
+async def test_an_ipv6_site_counts_as_one_address(open_world: OpenWorld) -> None:
+    """It has 2^64 of them. The account keeps its own."""
+    world = await open_world(default={"accounts_per_address": "2/1h"})
+    answers = []
+    for number in range(3):
+        transport = httpx.ASGITransport(world.app, client=(f"2001:db8::{number}", 40000))
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as http:
+            client = ACMEClient(http, f"{BASE}/acme/default/directory", None)
+            answers.append(await (await client.start()).new_account())
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+    rows = await world.rows("SELECT address FROM acme_accounts ORDER BY address")
+    assert rows == [("2001:db8::0",), ("2001:db8::1",)]
+
+
 async def test_an_operator_binds_an_account_to_names(world: World) -> None:
     """Allow and deny by account; orders from now on, and audited."""
     client = await world.account()

@@ -50,6 +50,7 @@ def test_sources_are_forgotten_before_memory_grows(monkeypatch: pytest.MonkeyPat
     ("address", "expected"),
     [
         ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
         ("2001:db8:1:2::9", "2001:db8:1:2::"),
         ("fe80::1%eth0", "fe80::"),

@@ -6,6 +6,7 @@ from typing import Any
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.names import NameType
 from pkiserver.storage import IntegrityError, Reader, Transaction
+from pkiserver.web.failures import site
 from protocols.acme import eab, messages
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account
@@ -121,8 +122,8 @@ class Accounts:
         if store.account_by_key(tx, account.directory, account.thumbprint) is not None:
             raise IntegrityError("the key has an account")
         refuse_crowd(
-            tx, self._directory.settings.accounts_per_address, upkeep.ACCOUNTS_OF_ADDRESS,
-            (account.address,), account.created, "new accounts from this address",
+            tx, self._directory.settings.accounts_per_address, upkeep.ACCOUNTS_OF_SITE,
+            (site(account.address),), account.created, "new accounts from this address",
         )  # fmt: skip
         if account.external_account is not None:
             self._external.use(tx, account.external_account, account.created)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pkiserver.storage import Reader, Transaction
+from pkiserver.web.failures import site
 from protocols.acme import records
 from protocols.acme.records import Account, ExternalAccount
 from protocols.acme.store.base import won
@@ -39,11 +40,11 @@ def insert_account(tx: Transaction, new: Account) -> None:
     """Raises `IntegrityError` if the key has an account in this directory already."""
     binding = None if new.external_binding is None else json.dumps(new.external_binding)
     tx.execute(
-        f"INSERT INTO acme_accounts ({records.ACCOUNT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO acme_accounts ({records.ACCOUNT}, site) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             new.id, new.directory, new.status, new.jwk, new.thumbprint, json.dumps(new.contact),
             int(new.terms_agreed), new.external_account, binding, json.dumps(new.names),
-            new.address, new.created,
+            new.address, new.created, site(new.address),
         ),
     )  # fmt: skip
 

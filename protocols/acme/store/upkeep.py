@@ -20,7 +20,7 @@ def crowded_since(
 BATCH = 100
 """Rows deleted in one transaction."""
 
-ACCOUNTS_OF_ADDRESS = "SELECT created FROM acme_accounts WHERE address = ?"
+ACCOUNTS_OF_SITE = "SELECT created FROM acme_accounts WHERE site = ?"
 ORDERS_OF_ACCOUNT = "SELECT created FROM acme_orders WHERE account = ?"
 PRE_AUTHORIZATIONS_OF_ACCOUNT = (
     "SELECT created FROM acme_authorizations WHERE account = ? AND NOT EXISTS (SELECT 1 FROM "
@@ -28,7 +28,7 @@ PRE_AUTHORIZATIONS_OF_ACCOUNT = (
 )
 FAILURES_OF_NAME = "SELECT at FROM acme_failures WHERE account = ? AND value = ?"
 _TIMES = {
-    ACCOUNTS_OF_ADDRESS: "created",
+    ACCOUNTS_OF_SITE: "created",
     ORDERS_OF_ACCOUNT: "created",
     PRE_AUTHORIZATIONS_OF_ACCOUNT: "created",
     FAILURES_OF_NAME: "at",
