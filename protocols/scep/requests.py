@@ -29,6 +29,14 @@ class Ask:
     old: x509.Certificate | None = field(default=None)
 
     @property
+    def password(self) -> str | None:
+        """What an answer is encrypted with for a key that only signs. For none but the requested
+        key: somebody who sends another's request in a message of his own would get an answer to
+        try passwords on."""
+        same = self.signer_sha256 == self.key.spki_sha256
+        return self.csr.challenge_password if same else None
+
+    @property
     def challenge(self) -> ChallengeRequest:
         return ChallengeRequest(
             transaction_id=self.key.transaction_id,

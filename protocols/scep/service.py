@@ -146,13 +146,12 @@ class SCEPService:
             ask = self._requests.read(message, opened.data, exchange.address)
         except MalformedMessage as error:
             raise unreadable() from error
-        password = ask.csr.challenge_password
-        exchange.check_answerable(opened, password)
+        exchange.check_answerable(opened, ask.password)
         signer = message.certificate
         first = message.message_type == MessageType.PKCS_REQ
         if first and not await self.enrolments.is_renewal(ask, signer):
-            return _result(await self.enrolments.enrol(ask), password)
-        return _result(await self.enrolments.renew(ask, signer), password)
+            return _result(await self.enrolments.enrol(ask), ask.password)
+        return _result(await self.enrolments.renew(ask, signer), ask.password)
 
     async def _poll(self, message: PKIMessage, opened: Opened) -> Result:
         try:
@@ -161,7 +160,7 @@ class SCEPService:
             raise unreadable() from error
         found, enrolment = await self.enrolments.poll(message.transaction_id, message.certificate)
         password = None
-        if enrolment.csr:
+        if enrolment.csr and enrolment.signer_sha256 == enrolment.key.spki_sha256:
             password = csr.parse(enrolment.csr, allow_legacy_hash=True).challenge_password
         return _result(found, password)
 

@@ -1,0 +1,61 @@
+"""What somebody tries who has another's messages, or a single certificate."""
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pkiserver.cms import signed_data
+from pkiserver.pkix import der
+from protocols.scep.messages import MessageType
+from tests.test_scep.client import new_transaction
+from tests.test_scep.conftest import OpenWorld
+
+
+async def test_nobody_gets_an_answer_encrypted_with_anothers_challenge(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever saw a request on the wire can send what is encrypted in it in a message of his own.
+    With an EC key of his he would get an answer to try passwords on."""
+    monkeypatch.setenv("CHALLENGE", "12345678")
+    world = await open_world(static={"challenge": "static", "challenge_secret_env": "CHALLENGE"})
+    victim = await world.device("static")
+    attacker = await world.device("static", key=ec.generate_private_key(ec.SECP256R1()))
+    message = attacker.message(MessageType.PKCS_REQ, victim.csr("12345678"))
+    envelope = signed_data.parse((await world.post(message, "static")).content).content
+    assert envelope is not None
+    assert _recipient_of(envelope) == b"\xa1", "key agreement, for the attacker's own key"
+    honest = attacker.pkcs_req("12345678", transaction_id=new_transaction())
+    envelope = signed_data.parse((await world.post(honest, "static")).content).content
+    assert envelope is not None and _recipient_of(envelope) == b"\xa3"
+
+
+def _recipient_of(envelope: bytes) -> bytes:
+    """The tag of its only RecipientInfo (RFC 5652 section 6.2)."""
+    content = der.sequence_of(der.sequence_of(envelope)[1].contents)
+    return content[1].contents[:1]
+
+
+async def test_a_request_signed_by_whom_forwards_it(open_world: OpenWorld) -> None:
+    """Google's connector signs with a key of its own (RSA) what Chromebooks request."""
+    world = await open_world()
+    connector = await world.device(number=1, common_name="connector")
+    challenge = await world.challenge()
+    csr = (await world.device()).csr(challenge)
+    assert (await world.send(connector, connector.message("19", csr))).status == "0"
+
+
+@pytest.mark.parametrize("same_transaction", [True, False])
+async def test_one_certificate_is_not_renewed_without_end(
+    open_world: OpenWorld, same_transaction: bool
+) -> None:
+    """What a renewal asks for besides its key is not taken, and so makes no other device."""
+    world = await open_world(few={"enrolments_per_device": "3/1h"})
+    device = await world.device()
+    holder = device.with_certificate((await world.enrol(device, "few")).certificate)
+    for n in range(6):
+        options: dict[str, Any] = {"csr": {"common_name": f"device-{n % 2 or n}"}}
+        if not same_transaction:
+            options["transaction_id"] = new_transaction()
+        await world.send(holder, holder.renewal_req(**options), "few")
+    assert await world.issued() <= 4
