@@ -52,7 +52,9 @@ def patient(
     """Where nobody has to wait after too many refusals."""
     if request.config.getoption("--target") != "pkiserver":
         pytest.skip("EST is ours alone")
-    with est_pki(tmp_path_factory.mktemp("est"), refusals_per_client="false") as running:
+    with est_pki(
+        tmp_path_factory.mktemp("est"), refusals_per_client="false", enrolments_per_client="false"
+    ) as running:
         yield running
 
 

@@ -70,6 +70,7 @@ def served(home: Path) -> Iterator[tuple[Subject, Service]]:
         # Nearly everything is a failure here, and what comes after the limit would not be seen.
         "PKISERVER_SCEP__DEFAULT__FAILURES_PER_ADDRESS": "1000000/1s",
         "PKISERVER_EST__DEFAULT__REFUSALS_PER_CLIENT": "1000000/1s",
+        "PKISERVER_EST__DEFAULT__ENROLMENTS_PER_CLIENT": "1000000/1s",
     }
     with service([*words, "--workers", WORKERS], cwd=home, env=quiet) as running:
         running.wait_until(lambda: listening(http), 60, "listener")

@@ -1,13 +1,14 @@
 """Builds the labels and says what runs when."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.routing import Mount
 
 from pkiserver.clock import epoch
 from pkiserver.errors import configuration_error
 from pkiserver.plugin import Job, ProtocolApp, Services
+from pkiserver.storage import Transaction
 from pkiserver.web.peer import TrustedProxies
 from protocols.est import store
 from protocols.est.authentication import Authentication
@@ -109,6 +110,13 @@ async def _delete_old(services: Services, settings: Mapping[str, ESTSettings]) -
     ]
     longest = max((rate.period for rate in rates if rate is not None), default=dt.timedelta(0))
     oldest = epoch(now - longest)
+    for delete, before in ((store.delete_failures, oldest), (store.delete_issued, epoch(now))):
+        await _delete_all(services, delete, before)
+
+
+async def _delete_all(
+    services: Services, delete: Callable[[Transaction, int], int], before: int
+) -> None:
     deleted = store.BATCH
     while deleted >= store.BATCH:
-        deleted = await services.database.write(lambda tx: store.delete_failures(tx, oldest))
+        deleted = await services.database.write(lambda tx: delete(tx, before))

@@ -21,6 +21,8 @@ from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader, Transaction
 from protocols.est import store
+from protocols.est.identity import Identity
+from protocols.est.quota import Quota
 from protocols.est.settings import ESTSettings
 from protocols.est.store import EnrollmentKey
 
@@ -40,19 +42,20 @@ Outcome = x509.Certificate | Wait
 class Enrollment:
     """Of one label."""
 
-    def __init__(self, label: str, settings: ESTSettings, services: Services) -> None:
+    def __init__(self, label: str, settings: ESTSettings, services: Services, quota: Quota) -> None:
         self._label = label
         self._settings = settings
         self._services = services
+        self._quota = quota
         self._locks: WeakValueDictionary[EnrollmentKey, asyncio.Lock] = WeakValueDictionary()
 
-    async def enroll(self, request: CertificateRequest) -> Outcome:
+    async def enroll(self, who: Identity, request: CertificateRequest) -> Outcome:
         """The certificate, or when to come back for it. Raises `PKIError` for what is refused."""
         digest = hashlib.sha256(request.csr).digest()
         key = EnrollmentKey(self._label, str(request.requester), digest)
         async with self._locks.setdefault(key, asyncio.Lock()):
             try:
-                return await self._enroll(request, key)
+                return await self._enroll(who, request, key)
             except PKIError as error:
                 if error.code is not ErrorCode.CONFLICT:
                     raise
@@ -62,7 +65,9 @@ class Enrollment:
                     raise
                 return _outcome(record)
 
-    async def _enroll(self, request: CertificateRequest, key: EnrollmentKey) -> Outcome:
+    async def _enroll(
+        self, who: Identity, request: CertificateRequest, key: EnrollmentKey
+    ) -> Outcome:
         record, stale = await self._services.database.lookup(lambda r: self._repeat(r, key))
         if record is not None:
             return _outcome(record)
@@ -81,6 +86,7 @@ class Enrollment:
                 raise PKIError(
                     ErrorCode.CONFLICT, "this request is being answered already", rule="est.repeat"
                 )
+            self._quota.claim(tx, who, prepared)
 
         return (await issuance.issue(prepared, on_reserved=claim)).certificate
 

@@ -18,6 +18,8 @@ _BY_RULE: Mapping[str, str] = {
     "est.serverkeygen": "name the user (DecryptKeyIdentifier, key by 'pkiserver est user key') or "
     "the client certificate's subjectKeyIdentifier, and AES in CBC mode in SMIMECapabilities",
     "est.server_keys": "make the key on the client, or set server_keys for the label",
+    "est.enrolments_per_client": "find out why this client wants so many; raise "
+    "enrolments_per_client for the label if it is meant to",
     "approvals": "see 'pkiserver approvals list'; a request that was rejected is made anew",
 }
 

@@ -27,6 +27,7 @@ from protocols.est.codec import Part
 from protocols.est.enrollment import Enrollment, Outcome
 from protocols.est.identity import Identity
 from protocols.est.keygen import PackageSigner
+from protocols.est.quota import Quota
 from protocols.est.settings import ESTSettings
 
 _NO_FAULT_OF_THE_CLIENT = frozenset(
@@ -58,7 +59,8 @@ class Label:
         self._services = services
         self._authentication = authentication
         self._signer = signer
-        self._enrollment = Enrollment(name, settings, services)
+        self._quota = Quota(name, settings, services.clock)
+        self._enrollment = Enrollment(name, settings, services, self._quota)
         self._refusals = Failures(
             settings.refusals_per_client, services.clock, "est.refusals_per_client"
         )
@@ -93,7 +95,7 @@ class Label:
             parsed = csr.parse(request)
             self._check_link(attributes.parse(request), credentials.peer)
             self._check_names(who, parsed)
-        return await self._enrollment.enroll(asked)
+        return await self._enrollment.enroll(who, asked)
 
     async def reenroll(self, credentials: Credentials, request: bytes) -> Outcome:
         """simplereenroll (section 4.2.2): for the holder of a certificate of ours, or a
@@ -112,7 +114,7 @@ class Label:
             self._check_link(wishes, credentials.peer)
             reenrollment.check_same_names(parsed, old)
             asked = self._renewal(who, asked, old, wishes.change_subject_name)
-        return await self._enrollment.enroll(asked)
+        return await self._enrollment.enroll(who, asked)
 
     async def generate_key(self, credentials: Credentials, request: bytes) -> GeneratedKey:
         """serverkeygen (section 4.4)."""
@@ -135,7 +137,9 @@ class Label:
         prepared = await self._services.issuance.prepare(asked)
         async with self._recorded(asked):
             part = await keygen.key_part(key, chosen, self._signer)
-        issued = await self._services.issuance.issue(prepared)
+        issued = await self._services.issuance.issue(
+            prepared, on_reserved=lambda tx: self._quota.claim(tx, who, prepared)
+        )
         return GeneratedKey(part, issued.certificate)
 
     def _generated_kind(self) -> KeyKind:

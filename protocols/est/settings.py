@@ -63,6 +63,11 @@ class ESTSettings(Section):
     retry_after: Duration = Field(
         dt.timedelta(minutes=1), description="When to ask again while a person has to approve"
     )
+    enrolments_per_client: Limit = Field(
+        Rate(count=300, period=dt.timedelta(hours=1)),
+        description="New certificates per user or client certificate; those got by renewing it "
+        "count as well",
+    )
     failures_per_address: Limit = Field(
         Rate(count=30, period=dt.timedelta(minutes=15)), description="Failed logins per address"
     )

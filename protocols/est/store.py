@@ -1,4 +1,4 @@
-"""Users, failed logins and enrollments in the database."""
+"""Users, failed logins, enrollments and what clients got, in the database."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -120,4 +120,46 @@ def delete_enrollments(tx: Transaction, label: str, before: int) -> int:
     """All that are older; how many."""
     return tx.execute(
         "DELETE FROM est_enrollments WHERE label = ? AND created < ?", (label, before)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate, by id, that counts for `source` until nobody asks any more. `line`: for whom
+    what is got with it counts; None: for itself."""
+
+    certificate: str
+    source: str
+    line: str | None
+    at: int
+    until: int
+
+
+def insert_issued(tx: Transaction, new: Issued) -> None:
+    tx.execute(
+        "INSERT INTO est_issued (certificate, source, line, at, until) VALUES (?, ?, ?, ?, ?)",
+        (new.certificate, new.source, new.line, new.at, new.until),
+    )
+
+
+def line_of(reader: Reader, certificate: str) -> str | None:
+    row = reader.one("SELECT line FROM est_issued WHERE certificate = ?", (certificate,))
+    return None if row is None else row[0]
+
+
+def issued_since(reader: Reader, source: str, since: int, count: int) -> int | None:
+    """When the oldest of the `count` newest was, if so many are no older than `since`."""
+    row = reader.one(
+        "SELECT at FROM est_issued WHERE source = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?",
+        (source, since, count - 1),
+    )
+    return None if row is None else int(row[0])
+
+
+def delete_issued(tx: Transaction, before: int) -> int:
+    """A batch of those nobody asks for any more; how many."""
+    return tx.execute(
+        "DELETE FROM est_issued WHERE certificate IN "
+        "(SELECT certificate FROM est_issued WHERE until < ? ORDER BY until LIMIT ?)",
+        (before, BATCH),
     )
