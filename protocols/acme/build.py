@@ -40,7 +40,7 @@ def build_endpoints(directory: Directory, prober: Prober) -> Endpoints:
         accounts=Accounts(directory, external),
         authorizations=authorizations,
         certificates=Certificates(directory),
-        finalizer=Finalizer(directory, orders, prober),
+        finalizer=Finalizer(directory, orders, names, prober),
         orders=orders,
         renewal=renewal,
         validation=Validation(directory, prober),

@@ -57,6 +57,20 @@ async def status_of(client: ACMEClient, order: dict[str, Any]) -> str:
     return str((await client.post(order["url"])).json()["status"])
 
 
+async def test_an_account_bound_to_other_names_while_it_waited(
+    world: World, client: ACMEClient
+) -> None:
+    order, _ = await waiting(world, client)
+    await world.endpoints["default"].accounts.restrict(
+        str(client.signer.kid).rsplit("/", 1)[1], ("*.example.net",), actor="cli:ops"
+    )
+    await approve(world)
+    ended = (await client.post(order["url"])).json()
+    assert ended["status"] == "invalid"
+    assert ended["error"]["type"].endswith(":rejectedIdentifier")
+    assert await world.issued() == []
+
+
 async def test_valid_when_polled_after_the_approval(world: World, client: ACMEClient) -> None:
     order, csr = await waiting(world, client)
     approval = await the_approval(world)

@@ -135,6 +135,27 @@ async def test_refused_csr(world: World, client: ACMEClient, what: str) -> None:
     assert (await client.finalize(order, good)).json()["status"] == "valid"
 
 
+@pytest.mark.parametrize("requires_approval", [False, True])
+async def test_names_the_account_may_not_have_any_more(
+    open_world: OpenWorld, requires_approval: bool
+) -> None:
+    """The operator has bound the account to other names since the order was made."""
+    profiles = {"tls-server": {"validity": "90d", "requires_approval": requires_approval}}
+    world = await open_world(profiles=profiles)
+    client = await world.account()
+    order = await world.ready_order(client, NAME)
+    accounts = world.endpoints["default"].accounts
+    account_id = str(client.signer.kid).rsplit("/", 1)[1]
+    await accounts.restrict(account_id, ("*.example.net",), actor="cli:ops")
+    body = problem(await client.finalize(order, csr_with(DNS)), 403, "rejectedIdentifier")
+    assert "the account is not good for this name" in body["detail"]
+    assert await world.issued() == []
+    assert len(await world.audit("certificate.refuse")) == 1
+    await accounts.restrict(account_id, ("*.example.org",), actor="cli:ops")
+    status = "processing" if requires_approval else "valid"
+    assert (await client.finalize(order, csr_with(DNS))).json()["status"] == status
+
+
 async def test_weak_key(world: World, client: ACMEClient) -> None:
     order = await world.ready_order(client, NAME)
     weak = rsa.generate_private_key(65537, 1024)

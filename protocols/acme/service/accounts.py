@@ -32,10 +32,10 @@ def require_valid(account: Account, status: int) -> Account:
     return account
 
 
-def require_still_valid(reader: Reader, account: Account) -> None:
-    """Section 7.3.6, in the transaction that makes something of a request: the account may have
-    ended since the request was checked."""
-    require_valid(store.account(reader, account.directory, account.id) or account, 401)
+def require_still_valid(reader: Reader, account: Account) -> Account:
+    """Section 7.3.6, in the transaction that makes something of a request: the account as it is
+    now. It may have ended since the request was checked."""
+    return require_valid(store.account(reader, account.directory, account.id) or account, 401)
 
 
 class Accounts:

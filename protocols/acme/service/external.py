@@ -9,7 +9,7 @@ from typing import Any
 
 from pkiserver.errors import configuration_error
 from pkiserver.pkix.names import NameType
-from pkiserver.storage import Transaction
+from pkiserver.storage import Reader, Transaction
 from protocols.acme import eab
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import ExternalAccount
@@ -59,9 +59,13 @@ class ExternalAccounts:
         """The record an account is bound to."""
         if key_id is None:
             return None
-        return await self._services.database.lookup(
-            lambda reader: store.external_account(reader, self._directory.name, key_id)
-        )
+        return await self._services.database.lookup(lambda reader: self.read(reader, key_id))
+
+    def read(self, reader: Reader, key_id: str | None) -> ExternalAccount | None:
+        """The same, in a transaction."""
+        if key_id is None:
+            return None
+        return store.external_account(reader, self._directory.name, key_id)
 
     async def create(
         self, *, uses: int | None, lifetime: int | None, profile: str | None,

@@ -33,7 +33,7 @@ from protocols.acme.problems import Problem, ProblemType, problem_from
 from protocols.acme.records import Account, Challenge, Order
 from protocols.acme.service.accounts import require_still_valid
 from protocols.acme.service.directory import Directory
-from protocols.acme.service.names import alt_name, wire
+from protocols.acme.service.names import NamePolicy, alt_name, wire
 from protocols.acme.service.orders import Orders, OrderState
 from protocols.acme.service.validation import PROBLEM_OF_FAILURE
 from protocols.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
@@ -66,6 +66,7 @@ class Finalizer:
         self,
         directory: Directory,
         orders: Orders,
+        names: NamePolicy,
         prober: Prober,
         *,
         patience: float = PATIENCE,
@@ -74,6 +75,7 @@ class Finalizer:
         self._directory = directory
         self._services = directory.services
         self._orders = orders
+        self._names = names
         self._prober = prober
         self._tasks: set[asyncio.Task[None]] = set()
         self._resuming: set[str] = set()
@@ -110,6 +112,8 @@ class Finalizer:
             current = await self._orders.get(account, order_id)
             if self._repeated(current, digest):
                 return current
+            if problem.type is not ProblemType.ORDER_NOT_READY:
+                await self._record(request, problem)
             raise problem
         status = OrderStatus.VALID if done else OrderStatus.PROCESSING
         order = replace(state.order, status=status, csr_sha256=digest, certificate=prepared.id)
@@ -276,8 +280,8 @@ class Finalizer:
 
     def _require_authorized(self, tx: Transaction, account: Account, state: OrderState) -> None:
         """Section 7.4: at this moment every authorization is valid; section 7.3.6: and the
-        account. Either may have ended since the order was read."""
-        require_still_valid(tx, account)
+        account, and it may have these names. Any may have ended since the order was read."""
+        self._names.check_again(tx, require_still_valid(tx, account), state.order.identifiers)
         now = self._directory.now()
         for authorization_id in state.authorizations:
             found = authorization_store.authorization(tx, authorization_id)
