@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -19,7 +19,7 @@ from pkiserver.home import Home
 from pkiserver.keys import file_provider
 from pkiserver.pkix.pem import encode_pem
 from pkiserver.server import Listener, Timeouts, TLSFiles, bind, run
-from pkiserver.server_certificate import ServerCertificate
+from pkiserver.server_certificate import PROFILE, ServerCertificate
 from pkiserver.serving.listeners import load_certificate
 from pkiserver.web.edge import Edge
 
@@ -27,16 +27,17 @@ log = structlog.get_logger("pkiserver")
 
 
 def serve(
-    settings: CoreSettings, *, development: bool, on_ready: Callable[[], None] | None = None
+    settings: CoreSettings, *, development: bool, on_ready: Callable[[str], None] | None = None
 ) -> int:
-    """Serve until a signal says stop; the exit status. Raises `PKIError` if it cannot begin."""
+    """Serve until a signal says stop; the exit status. `on_ready` is given the name of the
+    authority that issues certificates for servers now. Raises `PKIError` if it cannot begin."""
     logs.configure(style=settings.log.format, level=settings.log.level)
     server = settings.server
     https = bind(*split_address(server.https))
     http = bind(*split_address(server.http))
     mtls = bind(*split_address(server.mtls)) if server.mtls else None
     addresses = [_address(sock) for sock in (https, http, mtls) if sock is not None]
-    asyncio.run(_prepare(settings, addresses, development))
+    issuing = asyncio.run(prepare(settings, addresses, development))
 
     @asynccontextmanager
     async def make_listeners(worker: int) -> AsyncIterator[Sequence[Listener]]:
@@ -49,7 +50,7 @@ def serve(
     def ready() -> None:
         log.info("serving", https=server.https, http=server.http, workers=server.workers)
         if on_ready is not None:
-            on_ready()
+            on_ready(issuing)
 
     return run(
         make_listeners,
@@ -96,16 +97,21 @@ def client_bundle(runtime: Runtime) -> Callable[[], bytes] | None:
     return bundle
 
 
-async def _prepare(
+async def prepare(
     settings: CoreSettings, addresses: Sequence[tuple[str, int]], development: bool
-) -> None:
-    """What has to be done once, before any worker serves."""
+) -> str:
+    """What has to be done once, before any worker serves. The authority that issues now for the
+    profile of servers, or what the profile says where there is none. Raises `PKIError`."""
     async with open_runtime(settings, listeners=addresses, development=development) as runtime:
         await runtime.recover()
         await ServerCertificate(runtime.services, runtime.keys).ensure()
         for problem in await _lint(runtime):
             # Not a reason to refuse the others their renewals; the profile's own requests are.
             log.error("a profile does not lint", problem=problem)
+        issuer = settings.profiles[PROFILE].issuer
+        with suppress(PKIError):
+            issuer = runtime.services.authorities.current(issuer)
+        return issuer
 
 
 def _address(sock: socket.socket) -> tuple[str, int]:

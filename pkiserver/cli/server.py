@@ -52,7 +52,9 @@ def up(
             ),
         )
     settings = _override(load_settings(home), hostname, https, http, workers)
-    return server_run.serve(settings, development=True, on_ready=lambda: _card(settings))
+    return server_run.serve(
+        settings, development=True, on_ready=lambda issuing: print_card(settings, issuing)
+    )
 
 
 def init(
@@ -101,7 +103,8 @@ def _override(
     return settings.model_copy(update={"server": server})
 
 
-def _card(settings: CoreSettings) -> None:
+def print_card(settings: CoreSettings, issuing: str) -> None:
+    """Where everything is; `issuing` is the authority that issues now."""
     server, root = settings.server, Home(settings.home).root_pem
     directory = f"{server.https_base}/acme/default/directory"
     port = _http01_port(settings)
@@ -111,8 +114,8 @@ def _card(settings: CoreSettings) -> None:
         f"  ACME directory    {directory}",
         f"  EST               {server.mtls_base}/.well-known/est",
         f"  SCEP              {server.http_base}/scep/default",
-        f"  OCSP              {server.http_base}/ocsp/issuing",
-        f"  CRL               {server.http_base}/crl/issuing.crl",
+        f"  OCSP              {server.http_base}/ocsp/{issuing}",
+        f"  CRL               {server.http_base}/crl/{issuing}.crl",
         f"  Root certificate  {root}",
         f"  Its SHA-256       {_fingerprint(root)}",
         "",

@@ -1,6 +1,6 @@
 """`init`, `up`, `serve`, `check`."""
 
-import contextlib
+import asyncio
 import os
 import signal
 import socket
@@ -9,13 +9,15 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from interop.ports import free_ports
 from pkiserver.app import load_settings
+from pkiserver.cli.server import print_card
 from pkiserver.initialise import NewHome, initialise
+from pkiserver.run import prepare
 from tests.cli.conftest import CLI
 
 COMMAND = [sys.executable, "-c", "from pkiserver.cli.main import run; run()"]
@@ -90,8 +92,8 @@ def test_check_of_a_sound_configuration(cli: CLI, monkeypatch: pytest.MonkeyPatc
 
 def test_up_makes_a_home_serves_and_stops_at_a_signal(tmp_path: Path) -> None:
     home = tmp_path / "pki"
-    with free_ports() as (https, http):
-        words = ["--home", home, "--https", f"127.0.0.1:{https}", "--http", f"127.0.0.1:{http}"]
+    https, http = free_ports(2)
+    words = ["--home", home, "--https", f"127.0.0.1:{https}", "--http", f"127.0.0.1:{http}"]
     environment = {key: value for key, value in os.environ.items() if "PKISERVER" not in key}
     with subprocess.Popen(
         [*COMMAND, "up", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -117,7 +119,13 @@ def test_up_makes_a_home_serves_and_stops_at_a_signal(tmp_path: Path) -> None:
     assert load_settings(home).server.https == f"127.0.0.1:{https}"
 
 
-@contextlib.contextmanager
-def free_ports() -> Iterator[tuple[int, int]]:
-    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
-        yield a.getsockname()[1], b.getsockname()[1]
+def test_the_card_shows_the_authority_that_issues_now(
+    cli: CLI, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("ca", "rotate", "issuing").status == 0
+    settings = load_settings(home)
+    issuing = asyncio.run(prepare(settings, [], development=True))
+    capsys.readouterr()
+    print_card(settings, issuing)
+    card = capsys.readouterr().out
+    assert "/ocsp/issuing-2\n" in card and "/crl/issuing-2.crl\n" in card
