@@ -2,11 +2,12 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pkiserver.clock import epoch
 from pkiserver.errors import configuration_error
 from pkiserver.plugin import Job, ProtocolApp, Services
+from pkiserver.storage import Transaction
 from protocols.scep import store
 from protocols.scep.challenge import Validator
 from protocols.scep.challenges import Challenges
@@ -50,6 +51,7 @@ def create(services: Services, settings: Mapping[str, SCEPSettings]) -> Protocol
     async def clean() -> None:
         for label, section in settings.items():
             await delete_old(services, label, section)
+        await delete_issued(services)
 
     return ProtocolApp(
         routes=challenges.routes(),
@@ -68,9 +70,17 @@ def create(services: Services, settings: Mapping[str, SCEPSettings]) -> Protocol
 
 
 async def delete_old(services: Services, label: str, settings: SCEPSettings) -> None:
-    """Transactions that need not be repeated any more, a batch at a time."""
+    """Transactions that need not be repeated any more."""
     before = epoch(services.clock.now() - settings.retention)
-    deleted = store.BATCH
-    while deleted >= store.BATCH:
-        deleted = await services.database.write(lambda tx: store.delete_old(tx, label, before))
+    await _in_batches(services, lambda tx: store.delete_old(tx, label, before))
+
+
+async def delete_issued(services: Services) -> None:
+    """What does not count against a device any more."""
+    now = epoch(services.clock.now())
+    await _in_batches(services, lambda tx: store.delete_issued(tx, now))
+
+
+async def _in_batches(services: Services, delete: Callable[[Transaction], int]) -> None:
+    while await services.database.write(delete) >= store.BATCH:
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from cryptography import x509
 from pkiserver.ca import inventory
 from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.issuance import Issued
-from pkiserver.ca.model import CertificateRequest, Reason, Requester
+from pkiserver.ca.model import CertificateRequest, Prepared, Reason, Requester
 from pkiserver.clock import epoch
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.algorithms import spki_sha256
@@ -29,6 +29,7 @@ from pkiserver.storage import Reader, Transaction
 from protocols.scep import store
 from protocols.scep.challenge import Accepted, Validator
 from protocols.scep.fail_info import FailInfo, Refusal
+from protocols.scep.quota import Quota
 from protocols.scep.renewal import Renewals
 from protocols.scep.requests import Ask, Requests
 from protocols.scep.settings import SCEPSettings
@@ -72,6 +73,7 @@ class Enrolments:
         self._validator = validator
         self._requests = Requests(label, settings, services)
         self._renewals = Renewals(label, settings, services)
+        self._quota = Quota(label, settings, services.clock)
         self._patience = patience
         self._random_bytes = random_bytes
 
@@ -156,7 +158,7 @@ class Enrolments:
         )
 
         def reserved(tx: Transaction) -> None:
-            self._enter(tx, enrolment, replacing)
+            self._enter(tx, enrolment, replacing, prepared)
             if accepted.on_reserved is not None:
                 accepted.on_reserved(tx, prepared.id)
 
@@ -202,7 +204,7 @@ class Enrolments:
         def file(tx: Transaction, approval: Approval) -> None:
             nonlocal filed
             filed = replace(enrolment, approval=approval.id, csr=ask.csr.der)
-            self._enter(tx, filed, replacing)
+            self._enter(tx, filed, replacing, approval)
             if accepted.on_reserved is not None:
                 accepted.on_reserved(tx, None)
 
@@ -340,25 +342,17 @@ class Enrolments:
             created=self._now(),
         )
 
-    def _enter(self, tx: Transaction, enrolment: Enrolment, replacing: str | None) -> None:
-        self._refuse_crowd(tx, enrolment)
+    def _enter(
+        self,
+        tx: Transaction,
+        enrolment: Enrolment,
+        replacing: str | None,
+        certified: Prepared | Approval,
+    ) -> None:
+        names = [str(name) for name in certified.names]
+        self._quota.claim(tx, enrolment.id, certified.subject, names)
         if not store.begin(tx, enrolment, replacing):
             raise _Overtaken
-
-    def _refuse_crowd(self, tx: Transaction, enrolment: Enrolment) -> None:
-        limit = self._settings.enrolments_per_device
-        if limit is None:
-            return
-        content, now = enrolment.key.content_sha256, enrolment.created
-        oldest = store.crowded_since(tx, self._label, content, now, limit)
-        if oldest is not None:
-            raise PKIError(
-                ErrorCode.RATE_LIMITED,
-                f"too many certificates for this subject: at most {limit.count} in "
-                f"{int(limit.period.total_seconds())} seconds",
-                rule=f"scep.{self._label}.enrolments_per_device",
-                retry_after=max(1, oldest + int(limit.period.total_seconds()) - now),
-            )
 
 
 def _is_live(known: Known, ask: Ask) -> bool:

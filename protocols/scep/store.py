@@ -10,7 +10,6 @@ no status of its own that a crash could leave behind.
 import enum
 from dataclasses import dataclass, field
 
-from pkiserver.config_types import Rate
 from pkiserver.storage import Reader, Row, Transaction
 
 BATCH = 500
@@ -163,17 +162,32 @@ def deliver(tx: Transaction, enrolment_id: str) -> bool:
     return changed == 1
 
 
-def crowded_since(
-    reader: Reader, label: str, content_sha256: bytes, now: int, limit: Rate
-) -> int | None:
-    """When the oldest of the newest `limit.count` enrolments for this content was; None if there
-    were fewer in the period."""
+def issued_since(reader: Reader, label: str, device: bytes, since: int, count: int) -> int | None:
+    """When the oldest of the `count` newest of a device was, if so many are later than `since`."""
     row = reader.one(
-        "SELECT created FROM scep_transactions WHERE label = ? AND content_sha256 = ? "
-        "AND created > ? ORDER BY created DESC LIMIT 1 OFFSET ?",
-        (label, content_sha256, now - int(limit.period.total_seconds()), limit.count - 1),
+        "SELECT at FROM scep_issued WHERE label = ? AND device = ? AND at > ? "
+        "ORDER BY at DESC LIMIT 1 OFFSET ?",
+        (label, device, since, count - 1),
     )
     return None if row is None else int(row[0])
+
+
+def insert_issued(
+    tx: Transaction, enrolment: str, label: str, device: bytes, at: int, until: int
+) -> None:
+    tx.execute(
+        "INSERT INTO scep_issued (enrolment, label, device, at, until) VALUES (?, ?, ?, ?, ?)",
+        (enrolment, label, device, at, until),
+    )
+
+
+def delete_issued(tx: Transaction, now: int) -> int:
+    """Delete a batch of those that do not count any more; how many."""
+    return tx.execute(
+        "DELETE FROM scep_issued WHERE enrolment IN "
+        "(SELECT enrolment FROM scep_issued WHERE until < ? LIMIT ?)",
+        (now, BATCH),
+    )
 
 
 def recent(reader: Reader, label: str | None, now: int, limit: int) -> list[Known]:

@@ -1,12 +1,16 @@
 """What somebody tries who has another's messages, or a single certificate."""
 
-from typing import Any
+import datetime as dt
+from collections.abc import Sequence
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkiserver.cms import signed_data
 from pkiserver.pkix import der
+from protocols.scep.build import delete_issued
 from protocols.scep.messages import MessageType
 from tests.test_scep.client import new_transaction
 from tests.test_scep.conftest import OpenWorld
@@ -45,17 +49,37 @@ async def test_a_request_signed_by_whom_forwards_it(open_world: OpenWorld) -> No
     assert (await world.send(connector, connector.message("19", csr))).status == "0"
 
 
-@pytest.mark.parametrize("same_transaction", [True, False])
+@pytest.mark.parametrize("transaction_id", ["the same", None])
 async def test_one_certificate_is_not_renewed_without_end(
-    open_world: OpenWorld, same_transaction: bool
+    open_world: OpenWorld, transaction_id: str | None
 ) -> None:
-    """What a renewal asks for besides its key is not taken, and so makes no other device."""
+    """What a renewal asks for besides its key is not taken, and makes no other device of it; nor
+    does another transaction, or the same one begun anew."""
     world = await open_world(few={"enrolments_per_device": "3/1h"})
     device = await world.device()
     holder = device.with_certificate((await world.enrol(device, "few")).certificate)
+    purposes: list[list[x509.ObjectIdentifier]] = [[], [ExtendedKeyUsageOID.CLIENT_AUTH]]
     for n in range(6):
-        options: dict[str, Any] = {"csr": {"common_name": f"device-{n % 2 or n}"}}
-        if not same_transaction:
-            options["transaction_id"] = new_transaction()
-        await world.send(holder, holder.renewal_req(**options), "few")
-    assert await world.issued() <= 4
+        await world.send(
+            holder,
+            holder.renewal_req(
+                csr={"extra": _wanted(purposes[n % 2])},
+                transaction_id=transaction_id or new_transaction(),
+            ),
+            "few",
+        )
+    assert await world.issued() == 3
+    world.clock.advance(dt.timedelta(hours=1))
+    assert (await world.send(holder, holder.renewal_req(), "few")).status == "0"
+    world.clock.advance(dt.timedelta(hours=2))
+    await delete_issued(world.runtime.services)
+    assert await world.rows("SELECT count(*) FROM scep_issued") == [(0,)]
+
+
+def _wanted(purposes: Sequence[x509.ObjectIdentifier]) -> list[tuple[str, bytes]]:
+    """An extension request, unless it would ask for nothing."""
+    if not purposes:
+        return []
+    value = der.encode(der.OCTET_STRING, x509.ExtendedKeyUsage(purposes).public_bytes())
+    extension = der.encode(der.SEQUENCE, der.encode_oid("2.5.29.37"), value)
+    return [("1.2.840.113549.1.9.14", der.encode(der.SEQUENCE, extension))]
