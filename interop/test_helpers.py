@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from interop import acme_sh, openssl, relying_party, results, status_tools
+from interop import acme_sh, openssl, relying_party, results, status_tools, tools
 from interop.processes import InteropError
 
 PENDING = b"""{
@@ -104,3 +104,12 @@ def test_openssl_has_to_accept_the_response(output: str) -> None:
     with pytest.raises(InteropError):
         status_tools.statuses(output, [Path("a.pem")])
     assert status_tools.statuses("Response verify OK\na.pem: good\n", [Path("a.pem")]) == ["good"]
+
+
+def test_an_installer_is_run_again_when_it_failed(tmp_path: Path) -> None:
+    fails_once = ["sh", "-c", "echo tried >> log; test $(wc -l < log) -gt 1"]
+    with pytest.raises(InteropError):
+        tools.fetch(fails_once, tmp_path, pauses=())
+    (tmp_path / "log").unlink()
+    tools.fetch(fails_once, tmp_path, pauses=(0, 0))
+    assert (tmp_path / "log").read_text() == "tried\n" * 2

@@ -7,7 +7,8 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from interop.processes import InteropError, run
 TOP = Path(__file__).parent.parent
 CACHE = TOP / ".interop"
 INSTALL_SECONDS = 300
+_PAUSES = (5, 15)
+"""Seconds before an installer that failed is run again: registries fail at times."""
 
 CERTBOT = "certbot==5.8.0"
 ACME_TINY = "acme-tiny==5.0.3"
@@ -83,7 +86,7 @@ def pinned(requirement: str) -> str:
 def _install_from_pypi(home: Path, *requirements: str) -> None:
     run([sys.executable, "-m", "venv", home], cwd=CACHE, seconds=INSTALL_SECONDS)
     command = [home / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*command, *requirements], cwd=CACHE, env=_user(), seconds=INSTALL_SECONDS)
+    fetch([*command, *requirements], CACHE)
 
 
 def _once(home: Path, result: Path, install: Callable[[], None]) -> Path:
@@ -105,9 +108,25 @@ def _once(home: Path, result: Path, install: Callable[[], None]) -> Path:
     return result
 
 
-def _user() -> dict[str, str]:
-    """Installers need the user's own settings: proxies, indexes, caches."""
-    return dict(os.environ)
+def fetch(
+    command: Sequence[object],
+    cwd: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    pauses: Sequence[float] = _PAUSES,
+) -> None:
+    """Run an installer, in INSTALL_SECONDS as often as there are pauses and once more. It has the
+    user's own settings: proxies, indexes, caches. Raises InteropError."""
+    deadline = time.monotonic() + INSTALL_SECONDS
+    for pause in (*pauses, None):
+        left = max(deadline - time.monotonic(), 1)
+        try:
+            run(command, cwd=cwd, env={**os.environ, **(env or {})}, seconds=left)
+            return
+        except InteropError:
+            if pause is None:
+                raise
+        time.sleep(pause)
 
 
 def npm_client() -> Path:
@@ -121,7 +140,7 @@ def npm_client() -> Path:
     def install() -> None:
         home.mkdir()
         words = ["npm", "install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund"]
-        run([*words, NPM_CLIENT], cwd=home, env=_user(), seconds=INSTALL_SECONDS)
+        fetch([*words, NPM_CLIENT], home)
 
     _once(home, home / "node_modules" / "acme-client" / "package.json", install)
     shutil.copyfile(Path(__file__).with_name("acme_client") / "driver.mjs", driver)
@@ -140,11 +159,10 @@ def jscep_driver() -> Path:
         home.mkdir()
         words = ["mvn", "-q", "-B", "-f", source / "pom.xml", "dependency:copy-dependencies"]
         words += [f"-DoutputDirectory={home}", f"-Djscep={JSCEP}"]
-        run(words, cwd=home, env=_user(), seconds=INSTALL_SECONDS)
+        fetch(words, home)
 
     _once(home, home / f"jscep-{JSCEP}.jar", install)
-    run(["javac", "-cp", f"{home}/*", "-d", home, source / "Driver.java"], cwd=home)
-    return home
+    return _compiled(["javac", "-cp", f"{home}/*"], source / "Driver.java", home)
 
 
 def go_command(module: str) -> Callable[[], Path]:
@@ -158,8 +176,7 @@ def go_command(module: str) -> Callable[[], Path]:
         home = CACHE / f"{name}-{pinned(module)}"
 
         def install() -> None:
-            env = {**_user(), "GOBIN": str(home)}
-            run([go, "install", module], cwd=CACHE, env=env, seconds=INSTALL_SECONDS)
+            fetch([go, "install", module], CACHE, env={"GOBIN": str(home)})
 
         return _once(home, home / name, install)
 
@@ -174,12 +191,7 @@ def go_driver() -> Path:
     CACHE.mkdir(exist_ok=True)
     binary = CACHE / "certmanager"
     try:
-        run(
-            [go, "build", "-o", binary, "."],
-            cwd=Path(__file__).with_name("certmanager"),
-            env=_user(),
-            seconds=INSTALL_SECONDS,
-        )
+        fetch([go, "build", "-o", binary, "."], Path(__file__).with_name("certmanager"))
     except InteropError as error:
         raise ToolMissing(f"the Go driver could not be built: {error}") from error
     return binary
@@ -201,12 +213,16 @@ def java_driver(name: str) -> Callable[[], Path]:
         source = Path(__file__).with_name("java") / f"{name}.java"
         folder = CACHE / f"java-{name}"
         folder.mkdir(parents=True, exist_ok=True)
-        words = [javac, "-Xlint:all,-path", "-Werror", "-d", folder]
-        made = folder / f"{name}.class"
-        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
-                run([*words, "-cp", ":".join(map(str, JARS)), source], cwd=folder)
-        return folder
+        return _compiled([javac, "-cp", ":".join(map(str, JARS))], source, folder)
 
     return load
+
+
+def _compiled(command: Sequence[object], source: Path, folder: Path) -> Path:
+    """The folder, with the classes of an up-to-date `source` in it; one process at a time."""
+    made = folder / f"{source.stem}.class"
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+            run([*command, "-d", folder, source], cwd=folder)
+    return folder
