@@ -50,8 +50,8 @@ def text_form(problem: HTTPProblem) -> Response:
 def label_of(path: str) -> str | None:
     """The section a path is for; None if it is no path of SCEP."""
     path = path.lower()
-    if path.startswith(PREFIX):
-        return path.removeprefix(PREFIX).partition("/")[0]
+    if f"{path}/".startswith(PREFIX):
+        return f"{path}/".removeprefix(PREFIX).partition("/")[0]
     for alias in _ALIASES:
         if path == alias or path.startswith(f"{alias}/"):
             return DEFAULT
@@ -67,9 +67,9 @@ class SCEPRoute(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         label = label_of(path) if scope["type"] == "http" else None
-        if label is None or label not in self._endpoints:
+        if label is None:
             return Match.NONE, {}
-        return Match.FULL, {"endpoint": self._endpoints[label]}
+        return Match.FULL, {"endpoint": self._endpoints.get(label) or unknown_section(label)}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await scope["endpoint"](scope, receive, send)
@@ -121,6 +121,12 @@ class Endpoint:
             data = decode_message(query.message)
         address = request.scope["state"][CLIENT_ADDRESS]
         return _response(await self.service.operation(data, address), PKI_MESSAGE)
+
+
+def unknown_section(label: str) -> Response:
+    """For whoever mistyped a URL, or has not configured the section yet."""
+    detail = f"there is no SCEP service {ascii(label[:64])} here; its URL is {PREFIX}NAME"
+    return text_form(HTTPProblem(404, f"{detail} for [scep.NAME] of the configuration"))
 
 
 def _response(body: bytes, media_type: str) -> Response:

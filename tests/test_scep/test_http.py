@@ -18,7 +18,7 @@ from pkiserver.serving.listeners import Listener, bind
 from pkiserver.serving.worker import Server
 from pkiserver.storage import Reader
 from protocols.scep.http import label_of
-from protocols.scep.plugin import remedy
+from protocols.scep.remedies import remedy
 from protocols.scep.store import related
 from tests.test_scep.client import get_url, new_transaction
 from tests.test_scep.conftest import OpenWorld
@@ -35,6 +35,7 @@ PATHS = {
     "/certsrv/MSCEP/mscep.dll/pkiclient.exe": "default",
     "/certsrv/mscep_admin/": None,
     "/cgi-bin/pkiclient.exeX": None,
+    "/scep": "",
     "/scepter": None,
     "/": None,
 }
@@ -51,8 +52,16 @@ async def test_every_path_answers(world: World, path: str) -> None:
     assert answer.status_code == 200
 
 
-async def test_unknown_sections_are_404(world: World) -> None:
-    assert (await world.http.get("/scep/nobody?operation=GetCACaps")).status_code == 404
+@pytest.mark.parametrize("path", ["/scep/nobody", "/scep", "/scep/", "/scep/%0Ax/pkiclient.exe"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_unknown_sections_are_a_404_that_says_so(
+    world: World, path: str, method: str
+) -> None:
+    answer = await world.http.request(method, f"{path}?operation=GetCACaps")
+    assert answer.status_code == 404 and answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.count("\n") == 1
+    name = {"/scep/nobody": "nobody", "/scep/%0Ax/pkiclient.exe": "\\nx"}.get(path, "")
+    assert answer.text.startswith(f"there is no SCEP service '{name}' here")
 
 
 @pytest.mark.parametrize("message", ["", "&message=", "&message=0", "&message=CAIdentifier"])
