@@ -7,12 +7,14 @@ from starlette.routing import Mount
 
 from pkiserver.clock import epoch
 from pkiserver.errors import configuration_error
+from pkiserver.pkix import pem
 from pkiserver.plugin import Job, ProtocolApp, Services
 from pkiserver.storage import Transaction
 from pkiserver.web.peer import TrustedProxies
-from protocols.est import store
+from protocols.est import crls, store
 from protocols.est.authentication import Authentication
-from protocols.est.certificates import AnchorFiles, ClientCertificates
+from protocols.est.certificates import ClientCertificates, OutsideCAs
+from protocols.est.files import WatchedFiles
 from protocols.est.http import OPERATIONS, ROOT, ESTApp, text_form
 from protocols.est.package_signer import ServerSigner
 from protocols.est.passwords import PasswordChecker
@@ -63,13 +65,23 @@ def create(services: Services, settings: Mapping[str, ESTSettings]) -> ProtocolA
 
 def _certificates(name: str, settings: ESTSettings, services: Services) -> ClientCertificates:
     home = services.settings.home
-    files = AnchorFiles(f"est.{name}", [home / path for path in settings.client_ca])
-    files.read()
+    outside = OutsideCAs(
+        WatchedFiles(
+            f"est.{name}.client_ca",
+            [home / path for path in settings.client_ca],
+            pem.parse_certificates,
+        ),
+        WatchedFiles(
+            f"est.{name}.client_crl", [home / path for path in settings.client_crl], crls.parse
+        ),
+    )
+    outside.anchors.read()
+    outside.crls.read()
     return ClientCertificates(
         services.database,
         services.clock,
         services.authorities,
-        files,
+        outside,
         {settings.profile, *settings.client_profiles},
     )
 
@@ -89,6 +101,8 @@ def _check(name: str, settings: ESTSettings, services: Services) -> None:
             raise configuration_error(f"{place}.client_profiles: there is no profile {other!r}")
     if settings.client_ca and "mtls" not in settings.auth:
         raise configuration_error(f"{place}.client_ca: nobody looks at it without 'mtls' in auth")
+    if settings.client_crl and not settings.client_ca:
+        raise configuration_error(f"{place}.client_crl: nobody looks at it without client_ca")
     for key in ("server_keys", "key_kind"):
         kind = getattr(settings, key)
         if kind not in (None, "off") and kind not in profile.key_usages:

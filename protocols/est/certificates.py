@@ -9,9 +9,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -22,14 +20,15 @@ from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.model import CertificateRecord, CertificateStatus
 from pkiserver.ca.policy import names_of
 from pkiserver.clock import Clock
-from pkiserver.errors import ErrorCode, MalformedMessage, PKIError, configuration_error
-from pkiserver.pkix import algorithms, cert, constraints, pem
+from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
+from pkiserver.pkix import algorithms, cert, constraints
 from pkiserver.pkix.csr import STRONG_HASHES
 from pkiserver.pkix.names import AltName
 from pkiserver.storage import Database, Reader
 from pkiserver.web.peer import Peer
-
-log = structlog.get_logger("protocols.est")
+from protocols.est import crls
+from protocols.est.crls import RevocationList
+from protocols.est.files import WatchedFiles
 
 CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 """id-kp-cmcRA (RFC 6402 section 2.10): may make requests for others."""
@@ -79,46 +78,13 @@ class ClientCertificate:
         )
 
 
-class AnchorFiles:
-    """The outside CAs of a label, read again when a file changes."""
+@dataclass(frozen=True, slots=True)
+class OutsideCAs:
+    """The outside CAs of a label, and what they have revoked; without files of that, nobody
+    asks."""
 
-    def __init__(self, place: str, paths: Sequence[Path]) -> None:
-        self._place = place
-        self._paths = tuple(paths)
-        self._stamp: object = None
-        self._anchors: tuple[x509.Certificate, ...] = ()
-        self._trouble = ""
-
-    def read(self) -> tuple[x509.Certificate, ...]:
-        """Every certificate in the files. `PKIError` CONFIGURATION names what cannot be used."""
-        try:
-            stamp = [(stat.st_mtime_ns, stat.st_size) for stat in (p.stat() for p in self._paths)]
-            if stamp != self._stamp:
-                found = [c for path in self._paths for c in self._certificates(path)]
-                self._anchors, self._stamp = tuple(dict.fromkeys(found)), stamp
-        except OSError as error:
-            raise configuration_error(
-                f"{self._place}.client_ca: cannot read {error.filename}: {error.strerror}"
-            ) from error
-        return self._anchors
-
-    def known(self) -> tuple[x509.Certificate, ...]:
-        """Those of the last time that all files could be read. One that cannot be is in the log,
-        and does not keep the listener from its own certificate or a new CA of ours."""
-        try:
-            found, trouble = self.read(), ""
-        except PKIError as error:
-            found, trouble = self._anchors, error.detail
-        if trouble and trouble != self._trouble:
-            log.error("client anchors cannot be read; those before stay in use", detail=trouble)
-        self._trouble = trouble
-        return found
-
-    def _certificates(self, path: Path) -> list[x509.Certificate]:
-        try:
-            return pem.parse_certificates(path.read_bytes())
-        except MalformedMessage as error:
-            raise configuration_error(f"{self._place}.client_ca: {path}: {error.detail}") from error
+    anchors: WatchedFiles[x509.Certificate]
+    crls: WatchedFiles[RevocationList]
 
 
 class ClientCertificates:
@@ -129,13 +95,13 @@ class ClientCertificates:
         database: Database,
         clock: Clock,
         authorities: Authorities,
-        anchors: AnchorFiles,
+        outside: OutsideCAs,
         profiles: Collection[str],
     ) -> None:
         self._database = database
         self._clock = clock
         self._authorities = authorities
-        self._anchors = anchors
+        self._outside = outside
         self._profiles = frozenset(profiles)
 
     def listener_anchors(self) -> list[bytes]:
@@ -144,7 +110,7 @@ class ClientCertificates:
         ours = [each.certificate for each in self._authorities.list()]
         return [
             certificate.public_bytes(Encoding.DER)
-            for certificate in (*ours, *self._anchors.known())
+            for certificate in (*ours, *self._outside.anchors.known())
             if certificate is not None
         ]
 
@@ -157,7 +123,7 @@ class ClientCertificates:
         _check_leaf(certificate, self._clock.now())
         record = await self._database.lookup(lambda reader: self._ours(reader, certificate, der))
         if record is None:
-            self._check_outside(certificate, peer.chain_der)
+            await self._check_outside(certificate, peer.chain_der)
         return ClientCertificate(certificate, record)
 
     def _ours(
@@ -193,16 +159,19 @@ class ClientCertificates:
                 raise _refused(f"the authority {authority.name} is revoked")
             authority = self._authorities.get(authority.parent)
 
-    def _check_outside(self, leaf: x509.Certificate, chain: Sequence[bytes]) -> None:
-        anchors = self._anchors.known()
+    async def _check_outside(self, leaf: x509.Certificate, chain: Sequence[bytes]) -> None:
+        anchors = self._outside.anchors.known()
         path = _path(leaf, [_parsed(der) for der in chain], anchors)
         if path is None:
             raise _refused("no authority of this label issued the client certificate")
+        now = self._clock.now()
         try:
-            ca_path.check(path[1:], self._clock.now())
+            ca_path.check(path[1:], now)
             _check_constraints(leaf, path[1:])
         except PKIError as error:
             raise _refused(f"the client certificate's path: {error.detail}") from error
+        if self._outside.crls:
+            crls.check(path, await self._outside.crls.known_large(), now)
 
 
 def _path(

@@ -26,6 +26,11 @@ class ESTSettings(Section):
         description="PEM files with outside CAs whose client certificates may enrol (factory "
         "certificates); every certificate in them is an anchor",
     )
+    client_crl: tuple[str, ...] = Field(
+        (),
+        description="Files with CRLs of those CAs, PEM or DER; with any, certificates from outside "
+        "are taken only if current lists say that none of the path is revoked",
+    )
     client_profiles: tuple[str, ...] = Field(
         (),
         description="Profiles, besides the label's own, whose certificates are taken as client "

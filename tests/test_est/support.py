@@ -138,6 +138,7 @@ class Factory:
         eku: x509.ObjectIdentifier | None = None,
         usage: x509.KeyUsage | None = None,
         unknown_critical: bool = False,
+        crl: str | None = None,
     ) -> Held:
         key = new_key()
         builder = self._builder(name, key, self.issuing)
@@ -145,6 +146,9 @@ class Factory:
             builder = builder.add_extension(x509.ExtendedKeyUsage([eku]), critical=False)
         if usage is not None:
             builder = builder.add_extension(usage, critical=True)
+        if crl is not None:
+            point = x509.DistributionPoint([x509.UniformResourceIdentifier(crl)], None, None, None)
+            builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
         if unknown_critical:
             oid = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
             builder = builder.add_extension(x509.UnrecognizedExtension(oid, b"\5\0"), critical=True)
@@ -153,7 +157,7 @@ class Factory:
 
 def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature, False, False, False, False, key_cert_sign, False, False, False
+        digital_signature, False, False, False, False, key_cert_sign, key_cert_sign, False, False
     )
 
 
