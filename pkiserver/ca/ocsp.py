@@ -51,14 +51,16 @@ class Stamp(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class OCSPAnswer:
     """A successful response. `cacheable` is False for one that repeats a nonce, or speaks of a
-    certificate that may yet be issued. `last_modified` is thisUpdate; None where a certificate was
-    revoked in that very second: an answer of the same date may have said good before."""
+    certificate that may yet be issued; `plain` is the request's. `last_modified` is thisUpdate;
+    None where a certificate was revoked in that very second: an answer of the same date may have
+    said good before."""
 
     der: bytes = field(repr=False)
     this_update: dt.datetime
     last_modified: dt.datetime | None
     next_update: dt.datetime
     cacheable: bool
+    plain: bool
     stamp: Stamp
 
 
@@ -155,7 +157,9 @@ class OCSP:
         der = await self._signed(request, responses, responder, now, next_update)
         cacheable = request.nonce is None and None not in found.rows
         last_modified = None if _revoked_since(found.rows, now) else now
-        return OCSPAnswer(der, now, last_modified, next_update, cacheable, found.stamp)
+        return OCSPAnswer(
+            der, now, last_modified, next_update, cacheable, request.plain, found.stamp
+        )
 
     def _serials(self, authority: Authority, cert_ids: Sequence[CertID]) -> list[bytes | None]:
         """Serial numbers as the database has them, None for one that no certificate can have; all

@@ -72,10 +72,13 @@ class CertID:
 
 @dataclass(frozen=True, slots=True)
 class OCSPRequest:
-    """`nonce` is the extension's value, to be repeated octet for octet."""
+    """`nonce` is the extension's value, to be repeated octet for octet. `plain`: about one serial
+    number, by one CertID or two, and nothing else; there are few such requests for a certificate,
+    and no end of others."""
 
     cert_ids: tuple[CertID, ...]
     nonce: bytes | None
+    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,16 @@ def parse_request(data: bytes) -> OCSPRequest:
         raise MalformedMessage("the request has no tbsRequest")
     if len(members) > 1:
         _check_signature(members[1:])
-    return _parse_tbs(der.children(members[0].contents))
+    cert_ids, nonce = _parse_tbs(der.children(members[0].contents))
+    one = len({each.serial for each in cert_ids}) == 1 and len(cert_ids) <= 2
+    return OCSPRequest(cert_ids, nonce, one and data == _plain(cert_ids))
+
+
+def _plain(cert_ids: Sequence[CertID]) -> bytes:
+    """The request that asks about these, and nothing else."""
+    requests = (der.encode(der.SEQUENCE, each.encoded) for each in cert_ids)
+    tbs = der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, *requests))
+    return der.encode(der.SEQUENCE, tbs)
 
 
 def _check_signature(members: Sequence[der.TLV]) -> None:
@@ -134,7 +146,7 @@ def _check_signature(members: Sequence[der.TLV]) -> None:
         raise MalformedMessage("the request's signature is not one")
 
 
-def _parse_tbs(members: Sequence[der.TLV]) -> OCSPRequest:
+def _parse_tbs(members: Sequence[der.TLV]) -> tuple[tuple[CertID, ...], bytes | None]:
     rest = list(members)
     if rest and rest[0].tag == _EXPLICIT_0:
         _check_version(rest.pop(0).contents)
@@ -148,7 +160,7 @@ def _parse_tbs(members: Sequence[der.TLV]) -> OCSPRequest:
         nonce = _parse_request_extensions(rest.pop(0).contents)
     if rest:
         raise MalformedMessage("something follows the fields of the tbsRequest")
-    return OCSPRequest(cert_ids, nonce)
+    return cert_ids, nonce
 
 
 def _check_version(contents: bytes) -> None:

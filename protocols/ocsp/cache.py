@@ -8,7 +8,9 @@ An answer is given again only while all of this holds, looked at each time:
 - an HTTP cache that keeps it for as long as its headers allow lets go of it before nextUpdate.
 
 Answers with a nonce are for one client and never come here, nor does what may yet change without
-anybody revoking: errors, and what is said of serial numbers that are not issued.
+anybody revoking: errors, and what is said of serial numbers that are not issued. Nor do answers to
+requests with anything in them but CertIDs of one certificate: of those there is no end, and whoever
+makes them up would push out what others ask for.
 """
 
 import datetime as dt
@@ -70,7 +72,8 @@ class AnswerCache:
         end = made.next_update.timestamp()
         until = min(since + FRESH.total_seconds(), (since + end) / 2, end - max_age)
         size = len(key[1]) + len(made.der) + _OVERHEAD
-        if not made.cacheable or until <= since or size > self._max_bytes:
+        wanted = made.cacheable and made.plain
+        if not wanted or until <= since or size > self._max_bytes:
             return
         self._entries[key] = Entry(prepared, made.stamp, since, until, size)
         self._bytes += size

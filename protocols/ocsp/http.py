@@ -58,10 +58,10 @@ class OCSPEndpoint:
         authority, encoded = split_path(scope)
         asked = await _asked(scope, receive, encoded)
         try:
-            key = authority, asked
+            request_der = decode_path(asked) if isinstance(asked, str) else asked
+            key = authority, _usual(asked, request_der)
             prepared = await self._kept(key)
             if prepared is None:
-                request_der = decode_path(asked) if isinstance(asked, str) else asked
                 answer = await self._status.ocsp(authority, request_der)
                 if not answer.cacheable:
                     await _send_uncached(scope, send, answer.der, None)
@@ -181,6 +181,16 @@ def decode_path(encoded: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise MalformedMessage("the path is not base64") from None
+
+
+def _usual(asked: bytes | str, request_der: bytes) -> bytes | str:
+    """What an answer is kept under: a path that clients make of the request, with padding and a
+    second slash or without; for any other way to spell it, of which there is no end, the
+    request."""
+    if isinstance(asked, bytes):
+        return asked
+    usual = base64.b64encode(request_der).decode("ascii")
+    return asked if asked.removeprefix("/") in (usual, usual.rstrip("=")) else request_der
 
 
 async def _send_error(

@@ -2,19 +2,24 @@
 that has returned, in whichever process it was made (checklist 7: shared generation number)."""
 
 import asyncio
+import base64
 import datetime as dt
 import itertools
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.ocsp import OCSPCertStatus
 
+from pkiserver.ca import ocsp_codec
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.issuance import Issued
 from pkiserver.ca.model import Reason
@@ -22,12 +27,14 @@ from pkiserver.ca.responders import Responders
 from pkiserver.ca.revocation import Revocation
 from pkiserver.config import OCSPSettings
 from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.pkix import der
 from pkiserver.storage import open_database
 from protocols.ocsp.cache import FRESH, AnswerCache
 from protocols.ocsp.http import OCSPEndpoint
 from tests.ca.status_support import ACTOR, NOW, PKI, ask, ask_serial, open_pki
-from tests.test_ocsp.asked import Answer, Instantly, get, post
+from tests.test_ocsp.asked import Answer, Instantly, call, get, post
 
+SHA256 = hashes.SHA256()
 GOOD, REVOKED = OCSPCertStatus.GOOD, OCSPCertStatus.REVOKED
 
 
@@ -299,6 +306,48 @@ async def test_the_cache_is_bounded(tmp_path: Path) -> None:
         nothing = worker(pki, AnswerCache(max_bytes=100))
         await post(nothing.endpoint, requests[0])
         assert len(nothing.cache) == 0
+
+
+async def test_one_certificate_asked_about_in_many_ways_does_not_fill_the_cache(
+    workers: list[Worker],
+) -> None:
+    """Octets that mean nothing, or another order, make another request of the same one: who knows
+    a few certificates must not push out the answers of everybody else."""
+    one = workers[0]
+    issued, other = await one.pki.issue("a.example.com"), await one.pki.issue("b.example.com")
+    issuer = one.pki.certificate()
+    plain = ask(issued.certificate, issuer)
+    text = base64.b64encode(plain).decode()
+    for number in range(20):
+        noise = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes([number]))
+        builder = ocsp.OCSPRequestBuilder().add_certificate(issued.certificate, issuer, SHA256)
+        noisy = builder.add_extension(noise, critical=False).build().public_bytes(Encoding.DER)
+        assert (await post(one.endpoint, noisy)).certificate_status is GOOD
+        spelt = "".join(f"%{ord(c):02X}" if n % 21 == number else c for n, c in enumerate(text))
+        answer = await call(one.endpoint, "GET", f"/ocsp/issuing/{spelt}", b"")
+        assert answer.certificate_status is GOOD
+        assert b"max-age" in answer.headers[b"cache-control"]
+    ids = [
+        ocsp_codec.parse_request(ask(c.certificate, issuer)).cert_ids[0] for c in (issued, other)
+    ]
+    for pair in itertools.permutations(ids):
+        listed = b"".join(der.encode(der.SEQUENCE, each.encoded) for each in pair)
+        tbs = der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, listed))
+        assert (await post(one.endpoint, der.encode(der.SEQUENCE, tbs))).status == 200
+    assert len(one.cache) == 1, "the strange spellings share the answer to the request they spell"
+
+
+@pytest.mark.parametrize("spell", [str, lambda text: text.rstrip("=")], ids=["padded", "bare"])
+async def test_the_usual_spellings_of_a_get_are_answered_on_the_spot(
+    tmp_path: Path, spell: Callable[[str], str]
+) -> None:
+    async with open_pki(tmp_path) as pki:
+        issued = await pki.issue()
+        one = worker(pki, instant=True)
+        path = base64.b64encode(ask(issued.certificate, pki.certificate())).decode()
+        for _ in range(3):
+            await call(one.endpoint, "GET", f"/ocsp/issuing/{spell(path)}", b"")
+        assert isinstance(one.endpoint, Instantly) and one.endpoint.given == 1
 
 
 async def test_a_database_that_is_away_is_not_passed_over(tmp_path: Path, instant: bool) -> None:
