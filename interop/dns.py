@@ -18,7 +18,7 @@ body = {{"host": host.rstrip(".") + "."}}
 if action == "present":
     body["value"] = value[-1]
 url = "{management_url}/" + path
-urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10).close()
+urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=30).close()
 """
 
 
@@ -32,7 +32,7 @@ class ChallengeDNS:
     def post(self, path: str, body: dict[str, object]) -> None:
         """One call of the management interface: `set-txt`, `clear-txt`, `add-caa`..."""
         request = urllib.request.Request(f"{self.management_url}/{path}", json.dumps(body).encode())
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=30).close()
 
     def set_txt(self, name: str, value: str) -> None:
         """Add a TXT record at `name`."""
@@ -55,5 +55,5 @@ def challenge_dns(home: Path) -> Iterator[ChallengeDNS]:
     command += ["-management", f"127.0.0.1:{management}"]
     command += ["-http01", "", "-https01", "", "-tlsalpn01", ""]
     with service(command, cwd=home) as running:
-        running.wait_until(lambda: listening(management), 20, "management interface")
+        running.wait_until(lambda: listening(management), 60, "management interface")
         yield ChallengeDNS(f"127.0.0.1:{port}", f"http://127.0.0.1:{management}")

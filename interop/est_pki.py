@@ -17,15 +17,15 @@ from interop import openssl
 from interop.bench import aftermath
 from interop.ports import free_ports
 from interop.processes import InteropError, listening, run, service
+from interop.target import START_SECONDS
 from interop.tools import TOP
 from pkiserver.app import load_settings, open_runtime
 from pkiserver.clock import epoch
 from pkiserver.initialise import NewHome, initialise
 from protocols.est import passwords, store
 
-START_SECONDS = 60
-APPROVAL_SECONDS = 30
-RECIPE_SECONDS = 100
+APPROVAL_SECONDS = 100
+RECIPE_SECONDS = 240
 RECIPES = TOP / "docs" / "recipes"
 WORKERS = 2
 _CONFIGURATION = """

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 DECRYPT_KEY_ID = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
 ASYMMETRIC_DECRYPT_KEY_ID = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.54")
 CHALLENGE_PASSWORD = x509.oid.AttributeOID.CHALLENGE_PASSWORD
-SECONDS = 20
+SECONDS = 60
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

@@ -104,5 +104,5 @@ def _ocsp(leaf: Path, issuer: Path, root: Path, *options: str) -> str:
     url = openssl(leaf.parent, "x509", "-in", leaf, "-noout", "-ocsp_uri").strip()
     if not url:
         raise InteropError(f"no OCSP URL in {leaf}")
-    words = ["ocsp", "-issuer", issuer, "-cert", leaf, "-url", url, "-timeout", "10"]
+    words = ["ocsp", "-issuer", issuer, "-cert", leaf, "-url", url, "-timeout", "60"]
     return openssl(leaf.parent, *words, "-CAfile", root, "-verify_other", issuer, *options)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 120
+"""For whoever should answer in a few: a machine may be slow, and busy."""
 _TAIL = 4000
 
 

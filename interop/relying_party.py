@@ -12,7 +12,7 @@ from pathlib import Path
 from interop import openssl
 from interop.processes import InteropError
 
-CRL_SECONDS = 20
+CRL_SECONDS = 60
 _URI = re.compile(r"URI:(\S+)")
 
 
@@ -41,7 +41,7 @@ def crl_url(certificate: Path) -> str:
 def fetch_crl(certificate: Path) -> Path:
     """The CRL from the certificate's distribution point, as PEM beside it."""
     url = crl_url(certificate)
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         kind = answer.headers["Content-Type"]
         if kind != "application/pkix-crl":
             raise InteropError(f"{url} is served as {kind}")

@@ -58,7 +58,7 @@ class Signer:
         request.add_header("Content-Type", "application/jose+json")
         context = ssl.create_default_context(cafile=str(self.target.ca_bundle))
         try:
-            with urllib.request.urlopen(request, context=context, timeout=20) as response:
+            with urllib.request.urlopen(request, context=context, timeout=60) as response:
                 return Answer(response.status, response.headers.items(), response.read())
         except urllib.error.HTTPError as refusal:
             with refusal:

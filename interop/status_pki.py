@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from interop.ports import free_ports
 from interop.processes import listening, service
+from interop.target import START_SECONDS
 from pkiserver.app import Runtime, load_settings, open_runtime
 from pkiserver.ca.authorities import Rotation, Wish
 from pkiserver.ca.model import CertificateRequest, Reason, Requester
@@ -36,7 +37,6 @@ REASONS = (
     Reason.CESSATION_OF_OPERATION, Reason.PRIVILEGE_WITHDRAWN,
 )  # fmt: skip
 """For good, of end entities; the revoked CAs have cACompromise."""
-START_SECONDS = 60
 _WHO = Requester("interop", "operator")
 _PROFILE = """
 [profiles.{kind}]

@@ -30,7 +30,7 @@ def ocsp(
     words: list[object] = ["ocsp", *options, "-issuer", issuer]
     for certificate in certificates:
         words += ["-cert", certificate]
-    words += ["-url", url, "-timeout", "10", "-CAfile", root, "-verify_other", issuer]
+    words += ["-url", url, "-timeout", "60", "-CAfile", root, "-verify_other", issuer]
     return statuses(openssl(root.parent, *words), certificates)
 
 
@@ -172,7 +172,7 @@ def _said(output: str, good: str) -> str:
 
 def fetch(url: str, kind: str) -> bytes:
     """What a GET answers, if it is of that media type."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         if answer.headers["Content-Type"] != kind:
             raise InteropError(f"{url} is served as {answer.headers['Content-Type']}")
         body: bytes = answer.read()

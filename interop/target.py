@@ -17,7 +17,7 @@ from interop.dns import ChallengeDNS
 from interop.ports import free_ports
 from interop.processes import InteropError, run, service
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Target:
 def https_get(url: str, ca_bundle: Path) -> bytes:
     """GET with the server's certificate checked against `ca_bundle`."""
     context = ssl.create_default_context(cafile=str(ca_bundle))
-    with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+    with urllib.request.urlopen(url, context=context, timeout=30) as answer:
         body: bytes = answer.read()
     return body
 

@@ -46,7 +46,7 @@ class Flow:
         order = self.post(self.url("newOrder"), wanted, status=201)
         return acme_sh.location(order.headers), order
 
-    def poll(self, url: str, done: Callable[[bytes], bool], seconds: float = 30) -> Answer:
+    def poll(self, url: str, done: Callable[[bytes], bool], seconds: float = 100) -> Answer:
         deadline = time.monotonic() + seconds
         while True:
             answer = self.post(url)

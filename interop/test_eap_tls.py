@@ -22,8 +22,8 @@ CONFIGURATION = TOP / "config" / "freeradius" / "radiusd.conf"
 RECIPE = "8021x-freeradius.md"
 LAPTOP = "laptop-1"
 _THEIR_RESPONDER = "override_cert_url = no"
-START_SECONDS = 30
-LOGIN_SECONDS = 15
+START_SECONDS = 100
+LOGIN_SECONDS = 100
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def nginx(folder: Path, body: str, port: int, module: Path | None = None) -> Ite
         f"events {{ worker_connections 64; }}\n{body}"
     )
     with service(["nginx", "-c", home / "nginx.conf", "-p", home], cwd=home) as running:
-        running.wait_until(lambda: listening(port), 20, "listener")
+        running.wait_until(lambda: listening(port), 60, "listener")
         yield
 
 

@@ -124,7 +124,7 @@ def test_waits_for_an_approval(
     operator = threading.Thread(target=decide)
     operator.start()
     try:
-        words = ("--userpass", f"{name}:{password}", "--interval", "1", "--maxpolltime", "60")
+        words = ("--userpass", f"{name}:{password}", "--interval", "1", "--maxpolltime", "100")
         request = strongswan.request(name, "ecdsa")
         if verb == "approve":
             held = strongswan.enrol(*request, *words)

@@ -27,6 +27,7 @@ class Lego:
         }
         server = directory or self.target.directory_url
         common = ["--server", server, "--accept-tos", "--email", "lego@example.test"]
+        common += ["--http-timeout", "60", "--cert.timeout", "100"]
         command = [self.command, *common, "--path", self.home / "lego", *how, *words]
         return run(command, cwd=self.home, env=env)
 

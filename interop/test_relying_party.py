@@ -56,7 +56,7 @@ def test_issuer_url(issued: tuple[Certbot, Path]) -> None:
         leaf.parent, "x509", "-in", leaf, "-noout", "-ext", "authorityInfoAccess"
     )
     url = next(line.partition("URI:")[2] for line in text.splitlines() if "CA Issuers" in line)
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.headers["Content-Type"] == "application/pkix-cert"
         served = answer.read()
     der = issuer.with_suffix(".der")

@@ -21,7 +21,7 @@ def _driver(server: SCEPServer, folder: Path, name: str, label: str = "default")
     command = ["java", "-cp", f"{classes}:{classes}/*", "Driver", server.url(label), name]
     renews = server.kind.startswith("rsa")
     run(
-        [*command, server.challenge(label), *(["renew"] if renews else [])], cwd=folder, seconds=120
+        [*command, server.challenge(label), *(["renew"] if renews else [])], cwd=folder, seconds=240
     )
     return renews
 

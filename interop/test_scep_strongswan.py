@@ -44,7 +44,7 @@ class StrongSwan:
     def _pki(self, command: str, *words: object) -> str:
         url = self.server.url(self.label)
         words = (command, "--url", url, *words, "--outform", "pem")
-        return run(["pki", *words], cwd=self.folder, seconds=120)
+        return run(["pki", *words], cwd=self.folder, seconds=240)
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_it_polls_until_somebody_approves(swan: StrongSwan, version: str, row: N
     approving = threading.Thread(target=swan.server.approve, args=(name,))
     approving.start()
     challenge = swan.server.challenge("approved")
-    waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "90")
+    waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "200")
     approving.join()
     seen.passed("obtain")

@@ -17,7 +17,7 @@ from interop.processes import Service, service
 from interop.results import NewRow
 from interop.target import Target
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 
 
 def _wait_for_serial(

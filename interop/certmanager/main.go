@@ -43,7 +43,7 @@ func main() {
 	flag.BoolVar(&o.revoke, "revoke", false, "revoke at the end, by the rolled account key")
 	flag.BoolVar(&o.repeat, "repeat", false, "accept a challenge again once it is valid")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 110*time.Second)
 	defer cancel()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -78,7 +78,7 @@ public final class EstDriver {
             "localhost", Integer.parseInt(given.get("port")), trust(tls));
         builder.withProvider(tls)
             .withTLSVersion(given.getOrDefault("tls", "TLSv1.3"))
-            .withTimeout(20_000)
+            .withTimeout(60_000)
             .withHostNameAuthorizer(new JsseDefaultHostnameAuthorizer(Set.of()))
             .withChannelBindingProvider(new FromBouncyCastle());
         if (given.containsKey("label")) {

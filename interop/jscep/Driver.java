@@ -29,7 +29,7 @@ import org.jscep.client.verification.OptimisticCertificateVerifier;
  * Where it has to wait, it polls.
  */
 public final class Driver {
-    private static final long DEADLINE = System.nanoTime() + 90_000_000_000L;
+    private static final long DEADLINE = System.nanoTime() + 200_000_000_000L;
     private final Client client;
     private final X500Principal subject;
 
