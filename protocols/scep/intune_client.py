@@ -8,8 +8,9 @@ Every error is a `PKIError`: UNAUTHORIZED when Intune says no, UNAVAILABLE for a
 import asyncio
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import structlog
@@ -29,6 +30,7 @@ _MARGIN = 300
 """Seconds before its end that a token is not used any more."""
 _LONGEST = 86_400
 
+T = TypeVar("T")
 _log = structlog.get_logger("protocols.scep.intune")
 
 
@@ -36,6 +38,27 @@ _log = structlog.get_logger("protocols.scep.intune")
 class _Known:
     token: Token
     until: int
+
+
+class _Shared:
+    """Calls whose outcome, also a failure, is for all who want it meanwhile: one after the other
+    they would wait as many timeouts. A caller who leaves takes nothing from the others."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    async def call(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._end(name, done))
+        result: T = await asyncio.shield(task)
+        return result
+
+    def _end(self, name: str, task: asyncio.Task[Any]) -> None:
+        del self._running[name]
+        if not task.cancelled():
+            task.exception()  # seen, even if everybody has left
 
 
 class IntuneClient:
@@ -56,8 +79,7 @@ class IntuneClient:
         self._random_bytes = random_bytes
         self._tokens: dict[str, _Known] = {}
         self._services: dict[str, str] = {}
-        self._discovering = asyncio.Lock()
-        self._signing_in = asyncio.Lock()
+        self._shared = _Shared()
 
     def check(self) -> None:
         """Raises `PKIError` CONFIGURATION if a secret or a file is missing."""
@@ -163,10 +185,8 @@ class IntuneClient:
             raise
 
     async def _address(self, service: str) -> str:
-        async with self._discovering:
-            if not self._services:
-                self._services = await self._discover()
-            address = self._services.get(service.lower())
+        known = self._services or await self._shared.call("discovery", self._discover)
+        address = known.get(service.lower())
         if address is None:
             self._services.clear()
             raise _unavailable(f"Graph names no {service}: is Intune part of the tenant?")
@@ -190,9 +210,10 @@ class IntuneClient:
         if answer.status != 200:
             raise _status(answer)
         try:
-            return messages.parse_endpoints(answer.body)
+            self._services = messages.parse_endpoints(answer.body)
         except MalformedMessage as error:
             raise _strange(answer, error) from error
+        return self._services
 
     @property
     def _intune_scope(self) -> str:
@@ -200,15 +221,18 @@ class IntuneClient:
         return f"{self._settings.resource}/.default"
 
     async def _token(self, scope: str) -> str:
-        async with self._signing_in:
-            now = epoch(self._clock.now())
-            known = self._tokens.get(scope)
-            if known is None or known.until <= now:
-                token = await self._new_token(scope)
-                lasts = min(token.seconds, _LONGEST)
-                known = _Known(token, now + max(lasts - _MARGIN, lasts // 2))
-                self._tokens[scope] = known
-            return known.token.value
+        known = self._tokens.get(scope)
+        if known is None or known.until <= epoch(self._clock.now()):
+            known = await self._shared.call(scope, lambda: self._renew(scope))
+        return known.token.value
+
+    async def _renew(self, scope: str) -> _Known:
+        now = epoch(self._clock.now())
+        token = await self._new_token(scope)
+        lasts = min(token.seconds, _LONGEST)
+        known = _Known(token, now + max(lasts - _MARGIN, lasts // 2))
+        self._tokens[scope] = known
+        return known
 
     async def _new_token(self, scope: str) -> Token:
         try:

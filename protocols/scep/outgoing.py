@@ -63,10 +63,11 @@ class Outgoing:
         """The answer, whatever its status. Raises `Unreachable`."""
         host = urlsplit(url).hostname or "?"
         client = self._connected()
+        sent = {**headers, "Accept-Encoding": "identity"}
         try:
             async with (
                 asyncio.timeout(self._seconds),
-                client.stream(method, url, headers=dict(headers), content=content) as response,
+                client.stream(method, url, headers=sent, content=content) as response,
             ):
                 return Answer(response.status_code, await self._read(response, host), host)
         except TimeoutError:
@@ -80,6 +81,8 @@ class Outgoing:
             self._client = None
 
     async def _read(self, response: httpx.Response, host: str) -> bytes:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Unreachable(f"{host} answered in a form that was not asked for")
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk

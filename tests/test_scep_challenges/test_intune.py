@@ -182,6 +182,42 @@ async def test_concurrent_enrolments_share_them(intune: IntuneSection) -> None:
     assert (intune.fake.calls["token"], intune.fake.calls["discovery"]) == (2, 1)
 
 
+@pytest.mark.parametrize("place", ["token", "discovery"])
+async def test_who_waits_for_entra_or_graph_does_not_wait_in_turn(
+    intune: IntuneSection, place: str
+) -> None:
+    """Each would spend the timeout of its own call while the others stand behind it."""
+    intune.fake.outcomes[place] = ConnectionError
+    errors = await asyncio.gather(
+        *(intune.client.validate(f"T-{number}", device_csr()) for number in range(6)),
+        return_exceptions=True,
+    )
+    assert all(isinstance(error, PKIError) for error in errors)
+    assert intune.fake.calls[place] == 1
+    del intune.fake.outcomes[place]
+    await intune.enrol(device_csr())
+
+
+async def test_who_leaves_does_not_take_the_token_along(intune: IntuneSection) -> None:
+    """A device that hangs up while Entra is asked, with others waiting for the same token."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        reached.set()
+        await go_on.wait()
+
+    intune.fake.before["token"] = slow
+    leaving = asyncio.create_task(intune.client.validate("T-1", device_csr()))
+    await reached.wait()
+    staying = asyncio.create_task(intune.client.validate("T-2", device_csr()))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    del intune.fake.before["token"]
+    go_on.set()
+    await staying
+    assert intune.fake.calls["token"] == 2
+
+
 async def test_a_token_that_is_refused_is_replaced_once(intune: IntuneSection) -> None:
     await intune.enrol(device_csr())
     intune.fake.tokens.clear()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import datetime as dt
+import gzip
 import hmac
 import json
 import secrets
@@ -180,6 +181,17 @@ async def test_only_a_clear_yes_lets_an_enrolment_pass(
     tmp_path: Path, handler: Handler, code: ErrorCode
 ) -> None:
     assert await code_of(webhook(tmp_path, handler).validate(request("x"))) is code
+
+
+async def test_answers_are_not_unpacked(tmp_path: Path) -> None:
+    """A few octets of gzip could be gigabytes."""
+
+    def handler(asked: httpx.Request) -> httpx.Response:
+        assert asked.headers["accept-encoding"] == "identity"
+        packed = gzip.compress(b'{"allow": true}')
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=packed)
+
+    assert await code_of(webhook(tmp_path, handler).validate(request("x"))) is ErrorCode.UNAVAILABLE
 
 
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
