@@ -215,7 +215,7 @@ def links(
         yield x509.AuthorityKeyIdentifier(identifier, None, None), False
         return
     yield issuer.authority_key_identifier, False
-    yield from issuer.lists.extensions(serial, ca=True)
+    yield from issuer.lists.extensions(issuer.lists.scope(serial, ca=True))
     yield x509.AuthorityInformationAccess([issuer.ocsp, issuer.ca_issuers]), False
 
 

@@ -143,9 +143,8 @@ class Distribution:
     def url(self, scope: Scope, *, delta: bool = False) -> str:
         return _url(self.base, self.issuer, scope, delta=delta)
 
-    def extensions(self, serial: int, *, ca: bool) -> Iterator[tuple[x509.ExtensionType, bool]]:
-        """Of a new certificate: where its lists are, and whether that is critical."""
-        scope = self.scope(serial, ca=ca)
+    def extensions(self, scope: Scope) -> Iterator[tuple[x509.ExtensionType, bool]]:
+        """Of a certificate that names this list: where it is, and whether that is critical."""
         yield x509.CRLDistributionPoints([_named(self.url(scope))]), False
         if self.settings.delta:
             yield x509.FreshestCRL([_named(self.url(scope, delta=True))]), False

@@ -1,5 +1,6 @@
-"""DER pieces that CRLs and OCSP responses share: times, extensions, the algorithm a key signs with,
-and the octets of a CA certificate that relying parties compare (RFC 5280, RFC 6960)."""
+"""DER pieces that certificates, CRLs and OCSP responses share: times, extensions, the algorithm a
+key signs with, and the octets of a CA certificate that relying parties compare (RFC 5280,
+RFC 6960)."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ def time(moment: dt.datetime) -> bytes:
     if moment.astimezone(dt.UTC).year >= 2050:
         return generalized_time(moment)
     return der.encode(UTC_TIME, moment.astimezone(dt.UTC).strftime("%y%m%d%H%M%SZ").encode("ascii"))
+
+
+def validity(not_before: dt.datetime, not_after: dt.datetime) -> bytes:
+    """Validity (RFC 5280 section 4.1.2.5)."""
+    return der.encode(der.SEQUENCE, time(not_before), time(not_after))
 
 
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:

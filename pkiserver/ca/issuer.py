@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from pkiserver.ca.crl_scope import Distribution
-from pkiserver.ca.encoding import fields_of
+from pkiserver.ca.encoding import fields_of, signature_algorithm
 from pkiserver.config import CRLSettings
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix import algorithms, cert, constraints
@@ -19,11 +19,11 @@ _ONE_LIST = CRLSettings()
 _ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Issuer:
     """An authority as the issuer of end entities. `not_before` and `not_after` are those of the
     whole path; `purposes` the extended key usages of each CA that has some; `subject_der` its name,
-    octet for octet."""
+    octet for octet; `signature_algorithm` the AlgorithmIdentifier of its signatures, DER."""
 
     name: str
     certificate: x509.Certificate
@@ -35,6 +35,7 @@ class Issuer:
     subject_der: bytes = field(repr=False)
     authority_key_identifier: x509.AuthorityKeyIdentifier
     lists: Distribution
+    signature_algorithm: bytes = field(repr=False)
     ca_issuers: x509.AccessDescription
     ocsp: x509.AccessDescription
 
@@ -76,6 +77,7 @@ def describe(
             key_identifier(certificate), None, None
         ),
         lists=Distribution(name, http_base, crl),
+        signature_algorithm=signature_algorithm(certificate.public_key()),
         ca_issuers=_access(AuthorityInformationAccessOID.CA_ISSUERS, f"{http_base}/ca/{name}.cer"),
         ocsp=_access(AuthorityInformationAccessOID.OCSP, f"{http_base}/ocsp/{name}"),
     )

@@ -5,7 +5,7 @@ only in profiles that ask for it; `samples.lint_profiles` runs it on a sample of
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,6 +21,7 @@ from pkiserver.pkix import algorithms, cert, der
 from pkiserver.pkix.names import AltName, NameType, from_general_names
 
 T = TypeVar("T", bound=x509.ExtensionType)
+Extensions = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 # RFC 5280 section 4.1.2.4 and appendix A.1; everything else is a DirectoryString.
@@ -41,12 +42,14 @@ def fast(lint_certificate: bytes, issuer: Issuer) -> list[str]:
         if problems:  # such as a negative serial number, of which the library only warns
             return problems
         certificate = x509.load_der_x509_certificate(lint_certificate)
+        extensions = {each.oid: each for each in certificate.extensions}
         return [
             *_times(certificate, fields, issuer),
             *_strings(fields[5]),
-            *_key_usage(certificate),
-            *_names(certificate),
-            *_authority(certificate, issuer),
+            *_key_usage(certificate, extensions),
+            *_names(certificate, extensions),
+            *_authority(extensions, fields[6].encoded, issuer),
+            *_locations(extensions),
         ]
     except PKIError as error:
         return [error.detail]
@@ -89,18 +92,18 @@ def _strings(subject: der.TLV) -> Iterator[str]:
                 yield f"the subject's {dotted} has the wrong string type (section 4.1.2.4)"
 
 
-def _key_usage(certificate: x509.Certificate) -> Iterator[str]:
-    constraints = _value(certificate, x509.BasicConstraints)
+def _key_usage(certificate: x509.Certificate, extensions: Extensions) -> Iterator[str]:
+    constraints = _value(extensions, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         yield "basicConstraints says CA"
-    usage = _value(certificate, x509.KeyUsage)
-    if usage is None or not _critical(certificate, x509.KeyUsage):
+    usage = _value(extensions, x509.KeyUsage)
+    if usage is None or not extensions[x509.KeyUsage.oid].critical:
         yield "keyUsage is missing or not critical (section 4.2.1.3)"
     elif usage.key_cert_sign or usage.crl_sign:
         yield "keyUsage has keyCertSign or cRLSign"
     else:
         yield from _usage_of_kind(algorithms.describe(certificate.public_key()), usage)
-    purposes = _value(certificate, x509.ExtendedKeyUsage)
+    purposes = _value(extensions, x509.ExtendedKeyUsage)
     if purposes is not None and ExtendedKeyUsageOID.OCSP_SIGNING in purposes:
         yield "extendedKeyUsage has OCSPSigning"
 
@@ -112,40 +115,43 @@ def _usage_of_kind(kind: str, usage: x509.KeyUsage) -> Iterator[str]:
         yield f"keyAgreement with a {kind} key"
 
 
-def _names(certificate: x509.Certificate) -> Iterator[str]:
-    value = _value(certificate, x509.SubjectAlternativeName)
+def _names(certificate: x509.Certificate, extensions: Extensions) -> Iterator[str]:
+    value = _value(extensions, x509.SubjectAlternativeName)
     empty = not certificate.subject.rdns
     if value is None:
         if empty:
             yield "neither a subject nor a subjectAltName (section 4.1.2.6)"
-    elif _critical(certificate, x509.SubjectAlternativeName) != empty:
+    elif extensions[x509.SubjectAlternativeName.oid].critical != empty:
         yield "subjectAltName is critical if and only if the subject is empty (section 4.2.1.6)"
     names = from_general_names(value or ())
     if len(set(names)) != len(names):
         yield "a name occurs twice"
     if any(name.type is NameType.OTHER for name in names):
         yield "a name of a type that is never issued"
-    yield from _common_names(certificate, set(names))
+    purposes = _value(extensions, x509.ExtendedKeyUsage)
+    if purposes is None or ExtendedKeyUsageOID.SERVER_AUTH in purposes:
+        yield from _common_names(certificate, set(names))
 
 
 def _common_names(certificate: x509.Certificate, names: set[AltName]) -> Iterator[str]:
-    purposes = _value(certificate, x509.ExtendedKeyUsage)
-    if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
-        return
     for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         text = str(attribute.value)
         if "." in text and (host := host_in(text)) is not None and host not in names:
             yield f"the common name {ascii(text)} is not among the names"
 
 
-def _authority(certificate: x509.Certificate, issuer: Issuer) -> Iterator[str]:
+def _authority(extensions: Extensions, spki: bytes, issuer: Issuer) -> Iterator[str]:
+    authority = _value(extensions, x509.AuthorityKeyIdentifier)
     expected = issuer.authority_key_identifier.key_identifier
-    if cert.authority_key_identifier(certificate) != expected:
+    if authority is None or authority.key_identifier != expected:
         yield "authorityKeyIdentifier is not the issuer's subjectKeyIdentifier (section 4.2.1.1)"
-    own = cert.subject_key_identifier(certificate)
-    if own != algorithms.key_identifier(certificate.public_key()):
+    own = _value(extensions, x509.SubjectKeyIdentifier)
+    if own is None or own.digest != algorithms.key_identifier_of(spki):
         yield "subjectKeyIdentifier is missing or not that of the key (section 4.2.1.2)"
-    for extension in certificate.extensions:
+
+
+def _locations(extensions: Extensions) -> Iterator[str]:
+    for extension in extensions.values():
         if isinstance(extension.value, x509.AuthorityInformationAccess):
             urls = [access.access_location.value for access in extension.value]
         elif isinstance(extension.value, x509.CRLDistributionPoints):
@@ -157,16 +163,9 @@ def _authority(certificate: x509.Certificate, issuer: Issuer) -> Iterator[str]:
             yield f"{extension.oid.dotted_string} is critical or points to something but http"
 
 
-def _value(certificate: x509.Certificate, kind: type[T]) -> T | None:
-    for extension in certificate.extensions:
-        if extension.oid == kind.oid:
-            value: T = extension.value
-            return value
-    return None
-
-
-def _critical(certificate: x509.Certificate, kind: type[T]) -> bool:
-    return certificate.extensions.get_extension_for_class(kind).critical
+def _value(extensions: Extensions, kind: type[T]) -> T | None:
+    found = extensions.get(kind.oid)
+    return None if found is None else found.value  # type: ignore[return-value]
 
 
 NOT_OURS = frozenset({"pkix.invalid_uri_syntax"})

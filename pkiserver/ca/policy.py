@@ -19,10 +19,9 @@ import contextlib
 import datetime as dt
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pkiserver.ca.issuer import Issuer
@@ -45,9 +44,10 @@ _HOST_LIKE = re.compile(r"[^\s@]*[.*][^\s@]*")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the certificate says. `names` are sorted; times are whole seconds and inclusive."""
+    """What the certificate says. `spki` is the SubjectPublicKeyInfo, DER; `names` are sorted; times
+    are whole seconds and inclusive."""
 
-    public_key: CertificatePublicKeyTypes
+    spki: bytes = field(repr=False)
     spki_sha256: bytes
     key_kind: str
     names: tuple[AltName, ...]
@@ -76,7 +76,7 @@ def decide(
     issuer.check_names(certified, subject)
     not_before, not_after = validity(profile, issuer, request, now)
     return Decision(
-        public_key=csr.public_key,
+        spki=csr.spki,
         spki_sha256=csr.spki_sha256,
         key_kind=kind,
         names=certified,

@@ -47,7 +47,7 @@ _SIGNING_USES = frozenset({"digitalSignature", "nonRepudiation"})
 _TYPES = (NameType.DNS, NameType.IP, NameType.EMAIL, NameType.URI, NameType.UPN)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Profile:
     """A compiled profile. `key_usages` by subject key kind; `names` by name type."""
 

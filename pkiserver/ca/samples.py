@@ -84,10 +84,11 @@ def _lint(
 
 def _sample(profile: Profile, issuer: Issuer, now: dt.datetime) -> Decision:
     kind = min(profile.key_usages, key=_expense)
+    key = template.throw_away_key(kind).public_key()
     names = tuple(sorted(name for name in _SAMPLES if profile.names[name.type].allow))
     start = now.replace(microsecond=0) - profile.backdate
     return Decision(
-        public_key=(key := template.throw_away_key(kind).public_key()),
+        spki=algorithms.spki_der(key),
         spki_sha256=algorithms.spki_sha256(key),
         key_kind=kind,
         names=names[: profile.max_names],

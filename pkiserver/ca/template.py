@@ -1,27 +1,29 @@
 """From a decision to the bytes that will be signed (RFC 5280 section 4.1).
 
-The library builds and signs in one step, so the certificate is signed with a throw-away key, of a
-kind that signs quickly, and gets the algorithm of the issuer's key put in: that is the lint
-certificate (nobody trusts it), and its tbsCertificate is what the CA key signs later.
+    TBSCertificate ::= SEQUENCE { version [0], serialNumber, signature, issuer, validity, subject,
+        subjectPublicKeyInfo, extensions [3] }
+
+Put together here, since what certificates of one profile, authority and kind of key have in common
+is encoded once. The lint certificate has them under a signature that nobody made, for linters that
+read whole certificates.
 
 An end-entity certificate has a subjectKeyIdentifier, as RFC 5280 section 4.2.1.2 recommends (CMS
 recipients and renewals by device refer to it), and no basicConstraints (section 4.2.1.9 leaves it
 open; the default cA FALSE would be an empty extension).
 """
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
 )
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.ca import encoding
+from pkiserver.ca.crl_scope import Scope
 from pkiserver.ca.issuer import Issuer
 from pkiserver.ca.policy import Decision
 from pkiserver.ca.profiles import Profile
@@ -29,6 +31,9 @@ from pkiserver.pkix import algorithms, cert, der
 from pkiserver.pkix.names import to_general_name
 
 _MUST_STAPLE = x509.TLSFeature([x509.TLSFeatureType.status_request])
+_VERSION_3 = der.encode(0xA0, der.encode_integer(2))
+_NO_SIGNATURE = der.encode(der.SEQUENCE, der.encode_integer(1), der.encode_integer(1))
+"""In the form that ECDSA has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,54 +47,61 @@ class Template:
 
 def build(profile: Profile, issuer: Issuer, decision: Decision, serial: int) -> Template:
     """The template of a certificate that says what was decided."""
-    builder = x509.CertificateBuilder(  # at once: each of its methods makes another
-        issuer_name=issuer.certificate.subject,
-        subject_name=decision.subject,
-        public_key=decision.public_key,
-        serial_number=serial,
-        # The encoder looks at no time zone, and a client may have named another.
-        not_valid_before=decision.not_before.astimezone(dt.UTC),
-        not_valid_after=decision.not_after.astimezone(dt.UTC),
-        extensions=[
-            x509.Extension(value.oid, critical, value)
-            for value, critical in _extensions(profile, issuer, decision, serial)
-        ],
+    algorithm = issuer.signature_algorithm
+    tbs = der.encode(
+        der.SEQUENCE,
+        _VERSION_3,
+        der.encode_integer(serial),
+        algorithm,
+        issuer.subject_der,
+        encoding.validity(decision.not_before, decision.not_after),
+        decision.subject.public_bytes(),
+        decision.spki,
+        der.encode(0xA3, der.encode(der.SEQUENCE, *_extensions(profile, issuer, decision, serial))),
     )
-    key = throw_away_key("p256")
-    signed = builder.sign(key, algorithms.signature_hash_for(key)).public_bytes(Encoding.DER)
-    draft, drafts_algorithm, signature = cert.split(signed)
-    algorithm = encoding.signature_algorithm(issuer.public_key)
-    tbs = _with_algorithm(draft, drafts_algorithm, algorithm)
-    return Template(cert.assemble(tbs, algorithm, signature), tbs, algorithm)
-
-
-def _with_algorithm(tbs: bytes, present: bytes, algorithm: bytes) -> bytes:
-    """TBSCertificate ::= SEQUENCE { version [0], serialNumber, signature, ... }"""
-    version, serial, signature, *rest = (member.encoded for member in der.sequence_of(tbs))
-    assert signature == present  # noqa: S101  the library has made it of version 3
-    return der.encode(der.SEQUENCE, version, serial, algorithm, *rest)
+    return Template(cert.assemble(tbs, algorithm, _NO_SIGNATURE), tbs, algorithm)
 
 
 def _extensions(
     profile: Profile, issuer: Issuer, decision: Decision, serial: int
-) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Values, and whether they are critical."""
-    yield issuer.authority_key_identifier, False
-    yield x509.SubjectKeyIdentifier(algorithms.key_identifier(decision.public_key)), False
-    yield profile.key_usages[decision.key_kind], True
-    if profile.extended_key_usage:
-        yield x509.ExtendedKeyUsage(profile.extended_key_usage), False
+) -> Iterator[bytes]:
+    identifier = x509.SubjectKeyIdentifier(algorithms.key_identifier_of(decision.spki))
+    yield _extension(identifier)
     if decision.names:
         names = x509.SubjectAlternativeName([to_general_name(name) for name in decision.names])
         # RFC 5280 section 4.2.1.6: critical if there is no subject to go by.
-        yield names, not decision.subject.rdns
-    if profile.policies:
-        yield _policies(profile), False
+        yield _extension(names, critical=not decision.subject.rdns)
     if profile.crl_url:
-        yield from issuer.lists.extensions(serial, ca=False)
-    yield _information_access(profile, issuer), False
+        yield _lists(issuer, issuer.lists.scope(serial, ca=False))
     if decision.must_staple:
-        yield _MUST_STAPLE, False
+        yield _extension(_MUST_STAPLE)
+    yield _common(profile, issuer, decision.key_kind)
+
+
+@lru_cache(maxsize=256)
+def _common(profile: Profile, issuer: Issuer, key_kind: str) -> bytes:
+    """The extensions that do not depend on the request, end to end."""
+    values = [
+        _extension(issuer.authority_key_identifier),
+        _extension(profile.key_usages[key_kind], critical=True),
+        _extension(_information_access(profile, issuer)),
+    ]
+    if profile.extended_key_usage:
+        values.append(_extension(x509.ExtendedKeyUsage(profile.extended_key_usage)))
+    if profile.policies:
+        values.append(_extension(_policies(profile)))
+    return b"".join(values)
+
+
+@lru_cache(maxsize=1024)
+def _lists(issuer: Issuer, scope: Scope) -> bytes:
+    return b"".join(
+        _extension(value, critical=critical) for value, critical in issuer.lists.extensions(scope)
+    )
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
+    return encoding.extension(value.oid.dotted_string, value.public_bytes(), critical=critical)
 
 
 def _policies(profile: Profile) -> x509.CertificatePolicies:

@@ -219,7 +219,12 @@ def spki_sha256(key: PublicKeyTypes) -> bytes:
 def key_identifier(key: PublicKeyTypes) -> bytes:
     """RFC 7093 section 2, method 1: the leftmost 160 bits of the SHA-256 of the BIT STRING's
     value, without tag, length and count of unused bits."""
-    _, bits = der.sequence_of(spki_der(key))
+    return key_identifier_of(spki_der(key))
+
+
+def key_identifier_of(spki: bytes) -> bytes:
+    """The same, of a SubjectPublicKeyInfo (DER)."""
+    _, bits = der.sequence_of(spki)
     return hashlib.sha256(bits.contents[1:]).digest()[:20]
 
 

@@ -97,7 +97,7 @@ def test_a_plain_issuer_has_one_list_without_a_critical_extension() -> None:
     assert plain.point(7, ca=False) is None
     assert plain.scopes((), ()) == (FULL,)
     assert crl.form("all", plain.urls(FULL, ()), None) == crl.Form()
-    ((point, critical),) = plain.extensions(7, ca=False)
+    ((point, critical),) = plain.extensions(plain.scope(7, ca=False))
     assert isinstance(point, x509.CRLDistributionPoints) and not critical
     assert plain.url(FULL) == f"{BASE}/crl/issuing.crl"
 
@@ -126,7 +126,8 @@ def test_what_certificates_point_to_goes_on() -> None:
 
 
 def test_freshest_crl_is_in_certificates_while_there_are_deltas() -> None:
-    found = dict(distribution(delta=DAY, shards=16).extensions(0, ca=False))
+    split = distribution(delta=DAY, shards=16)
+    found = dict(split.extensions(split.scope(0, ca=False)))
     (freshest,) = (each for each in found if isinstance(each, x509.FreshestCRL))
     names = freshest[0].full_name
     assert names is not None and names[0].value == f"{BASE}/crl/issuing.16.0.delta.crl"
