@@ -6,7 +6,6 @@
 
 import asyncio
 import datetime as dt
-import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,22 +19,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pkiserver import registry
-from pkiserver.ca.approvals import Approvals
-from pkiserver.ca.audit import Audit
-from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.issuance import Issuance
-from pkiserver.ca.revocation import Revocation
-from pkiserver.ca.status import StatusService
-from pkiserver.clock import Clock, SystemClock
-from pkiserver.config import CoreSettings, build, load
+from pkiserver.clock import Clock
+from pkiserver.config import CoreSettings
+from pkiserver.core import Core, open_core
+from pkiserver.core import load_settings as load_settings
+from pkiserver.core import parse_settings as parse_settings
 from pkiserver.errors import PKIError
-from pkiserver.home import Home
 from pkiserver.jobs import Scheduler
-from pkiserver.keys import KeyProvider, file_provider
-from pkiserver.plugin import Job, ProtocolApp, Services
+from pkiserver.plugin import Job, ProtocolApp
 from pkiserver.presence import Presence
 from pkiserver.server_certificate import ServerCertificate
-from pkiserver.storage import Database, migrate, open_database
 from pkiserver.web.edge import Edge
 from pkiserver.web.hot import HotPaths
 from pkiserver.web.limits import Limits
@@ -48,22 +41,10 @@ LOOK_FOR_CHANGES = 2.0
 """Seconds between looks at whether another process changed the authority tree."""
 
 
-def load_settings(home: Path) -> CoreSettings:
-    """The settings of a home, with every plug-in's sections. Raises `PKIError` CONFIGURATION."""
-    return load(home, registry.sections(registry.available()))
-
-
-def parse_settings(home: Path, text: str) -> CoreSettings:
-    """What `load_settings` would say if `text` were the home's configuration."""
-    return build(home, tomllib.loads(text), registry.sections(registry.available()))
-
-
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Core):
     """A running CA core and its protocols."""
 
-    services: Services
-    keys: KeyProvider
     protocols: Mapping[str, ProtocolApp]
 
     async def recover(self) -> None:
@@ -202,55 +183,13 @@ async def open_runtime(
     listeners: Sequence[tuple[str, int]] = (),
     development: bool = False,
 ) -> AsyncIterator[Runtime]:
-    """Open the home's database, migrate it, load the authorities and create the protocols.
-    Raises `PKIError`."""
+    """Open the home's core and create the protocols. Raises `PKIError`."""
     plugins = registry.enabled(registry.available(), settings)
-    database = open_database(settings.storage.url, settings.home)
-    try:
-        await migrate(database, registry.migrations(plugins))
-        services, keys = await _core(
-            settings, database, clock or SystemClock(), listeners, development
-        )
-        protocols = {p.name: p.create(services, settings.section(p.name)) for p in plugins}
-        yield Runtime(services, keys, protocols)
-    finally:
-        await database.close()
-
-
-async def _core(
-    settings: CoreSettings,
-    database: Database,
-    clock: Clock,
-    listeners: Sequence[tuple[str, int]],
-    development: bool,
-) -> tuple[Services, KeyProvider]:
-    keys = file_provider(settings)
-    audit = Audit(clock)
-    authorities = Authorities(database, clock, keys, audit, settings)
-    await authorities.load()
-    status = StatusService(database, clock, authorities, keys, audit, settings)
-    revocation = Revocation(database, clock, authorities, audit)
-    revocation.on_change(status.schedule)
-    state = Home(settings.home).state
-    state.mkdir(mode=0o700, exist_ok=True)
-    issuance = Issuance(database, clock, authorities, audit, settings)
-    services = Services(
-        settings=settings,
-        database=database,
-        clock=clock,
-        audit=audit,
-        authorities=authorities,
-        issuance=issuance,
-        approvals=Approvals(database, clock, audit, issuance, settings.approvals),
-        revocation=revocation,
-        status=status,
-        keys=keys,
-        derive_secret=keys.derive,
-        state=state,
-        listeners=tuple(listeners),
-        development=development,
-    )
-    return services, keys
+    async with open_core(
+        settings, clock=clock, listeners=listeners, development=development
+    ) as core:
+        protocols = {p.name: p.create(core.services, settings.section(p.name)) for p in plugins}
+        yield Runtime(core.services, core.keys, protocols)
 
 
 def create_app(settings: CoreSettings | Path | str, *, development: bool = False) -> Starlette:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pkiserver.admin.tokens import create_token
-from pkiserver.app import open_runtime, parse_settings
 from pkiserver.ca.authorities import bootstrap, key_kind
 from pkiserver.config import CoreSettings
+from pkiserver.core import open_core, parse_settings
 from pkiserver.home import Home, write_private, write_public
 from pkiserver.keys import create_passphrase
 from pkiserver.pkix.pem import pem_chain
@@ -98,8 +98,8 @@ def _empty(folder: Path) -> None:
 
 
 async def _fill(home: Home, settings: CoreSettings, choices: NewHome) -> None:
-    async with open_runtime(settings) as runtime:
-        services = runtime.services
+    async with open_core(settings) as core:
+        services = core.services
         root, _ = await bootstrap(
             services.authorities,
             organization=choices.organization,
@@ -109,6 +109,6 @@ async def _fill(home: Home, settings: CoreSettings, choices: NewHome) -> None:
         assert root.certificate is not None  # noqa: S101  a root that was made has one
         write_public(home.root_pem, pem_chain([root.certificate]))
         await services.status.maintain()
-        await ServerCertificate(services, runtime.keys).ensure()
+        await ServerCertificate(services, core.keys).ensure()
         token = await create_token(services, role="admin", lifetime=None, actor="cli:init")
         write_private(home.admin_token, f"{token}\n".encode())

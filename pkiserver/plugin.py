@@ -5,29 +5,30 @@
 It is found in `registry.py` (ours) or by the entry-point group `pkiserver.protocols` (others').
 """
 
+from __future__ import annotations
+
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
-
-from pkiserver.ca.approvals import Approvals
-from pkiserver.ca.audit import Audit
-from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.issuance import Issuance
-from pkiserver.ca.revocation import Revocation
-from pkiserver.ca.status import StatusService
-from pkiserver.clock import Clock
-from pkiserver.config import CoreSettings, Section
-from pkiserver.keys import KeyProvider
-from pkiserver.storage import Database, Reader
-from pkiserver.web.problems import Render
-
 if TYPE_CHECKING:
     import typer
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp
+
+    from pkiserver.ca.approvals import Approvals
+    from pkiserver.ca.audit import Audit
+    from pkiserver.ca.authorities import Authorities
+    from pkiserver.ca.issuance import Issuance
+    from pkiserver.ca.revocation import Revocation
+    from pkiserver.ca.status import StatusService
+    from pkiserver.clock import Clock
+    from pkiserver.config import CoreSettings, Section
+    from pkiserver.keys import KeyProvider
+    from pkiserver.storage import Database, Reader
+    from pkiserver.web.problems import Render
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,6 @@ class Plugin:
     settings: type[Section] | None
     migrations: Path | None
     create: Callable[[Services, Mapping[str, Any]], ProtocolApp]
-    commands: "Callable[[typer.Typer], None] | None" = None
+    commands: Callable[[typer.Typer], None] | None = None
     related: Callable[[Reader, str], Sequence[str]] | None = None
     remedy: Callable[[str, Mapping[str, Any]], str | None] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pkiserver.app import load_settings
-from pkiserver.cli.main import command
+from pkiserver.cli.main import whole_command
 from pkiserver.cli.reference import cli_text, configuration_text
 from pkiserver.config import CoreSettings
 from pkiserver.registry import available, sections
@@ -85,7 +85,7 @@ def written_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", written_commands(), ids=" ".join)
 def test_commands_in_documents_exist_with_their_options(words: list[str]) -> None:
-    here: Any = command()
+    here: Any = whole_command()
     rest = list(words)
     while hasattr(here, "commands"):
         assert rest and rest[0] in here.commands, words

@@ -7,21 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.ca.approvals import Approval, Approvals, ApprovalStatus
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
     JSONOption,
     LimitOption,
-    moment,
     operator,
-    print_json,
-    print_members,
-    print_table,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_members, print_table, say
+from pkiserver.core import Core
 
 Which = Annotated[str, typer.Argument(metavar="ID", help="As 'approvals list' shows it")]
 
@@ -44,13 +40,13 @@ def list_(
 ) -> None:
     """Requests that wait for a decision, the newest first."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        services = runtime.services
+    async def work(core: Core) -> list[dict[str, Any]]:
+        services = core.services
         found = await services.approvals.newest(None if everything else status, limit)
         now = services.clock.now()
         return [approval_json(approval, now) for approval in found]
 
-    rows = with_runtime(home, work)
+    rows = with_core(home, work)
     if as_json:
         print_json(rows)
         return
@@ -85,11 +81,11 @@ def reject(
 
 
 def _with(home: Path, act: Callable[[Approvals], Awaitable[Approval]]) -> dict[str, Any]:
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        approval = await act(runtime.services.approvals)
-        return approval_json(approval, runtime.services.clock.now())
+    async def work(core: Core) -> dict[str, Any]:
+        approval = await act(core.services.approvals)
+        return approval_json(approval, core.services.clock.now())
 
-    return with_runtime(home, work)
+    return with_core(home, work)
 
 
 def approval_json(approval: Approval, now: dt.datetime) -> dict[str, Any]:

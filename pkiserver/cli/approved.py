@@ -15,8 +15,9 @@ from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.authority_files import read_private_key
 from pkiserver.ca.model import CertificateRecord, CertificateRequest, CertificateStatus
 from pkiserver.ca.profiles import Profile
-from pkiserver.cli.context import moment, naming, print_json, read_input, say
+from pkiserver.cli.context import naming, read_input
 from pkiserver.cli.files import Targets, key_pem
+from pkiserver.cli.output import moment, print_json, say
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.home import write_private, write_public
 from pkiserver.keys import PrivateKey

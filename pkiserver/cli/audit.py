@@ -11,7 +11,6 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.ca import history
 from pkiserver.ca.audit import Head, Verified, verify
 from pkiserver.ca.history import Entry
@@ -20,13 +19,11 @@ from pkiserver.cli.context import (
     HomeOption,
     JSONOption,
     LimitOption,
-    moment,
-    print_json,
-    print_table,
     require_free,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_table, say
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.storage import Reader
 
@@ -59,10 +56,10 @@ def list_(
             reader, actor=actor, action=action, object=thing, before=before, limit=limit
         )
 
-    async def work(runtime: Runtime) -> list[Entry]:
-        return await runtime.services.database.read(read)
+    async def work(core: Core) -> list[Entry]:
+        return await core.services.database.read(read)
 
-    entries = with_runtime(home, work)
+    entries = with_core(home, work)
     if as_json:
         print_json([entry_json(entry) for entry in entries])
         return
@@ -84,10 +81,10 @@ def verify_(
     time: without one, rows cut off at the end cannot be noticed."""
     known = None if anchor is None else _anchor(anchor)
 
-    async def work(runtime: Runtime) -> Verified:
-        return await runtime.services.database.read(lambda reader: verify(reader, known))
+    async def work(core: Core) -> Verified:
+        return await core.services.database.read(lambda reader: verify(reader, known))
 
-    result = with_runtime(home, work)
+    result = with_core(home, work)
     head = f"{result.head.sequence}:{result.head.hash.hex()}"
     if as_json:
         print_json(
@@ -110,16 +107,16 @@ def export(
     if out is not None:
         require_free(out, force=force)
         with _replacing(out) as file:
-            rows = with_runtime(home, lambda runtime: _export(runtime, after, file))
+            rows = with_core(home, lambda core: _export(core, after, file))
         say(f"{rows} rows in {out}")
     else:
-        with_runtime(home, lambda runtime: _export(runtime, after, sys.stdout))
+        with_core(home, lambda core: _export(core, after, sys.stdout))
 
 
-async def _export(runtime: Runtime, after: int, file: TextIO) -> int:
+async def _export(core: Core, after: int, file: TextIO) -> int:
     """Write page after page; how many rows."""
     rows = 0
-    while entries := await runtime.services.database.read(_page_after(after)):
+    while entries := await core.services.database.read(_page_after(after)):
         file.writelines(f"{json.dumps(entry_json(entry))}\n" for entry in entries)
         rows, after = rows + len(entries), entries[-1].sequence
     return rows

@@ -6,10 +6,10 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from pkiserver.app import Runtime
 from pkiserver.ca.authority_store import Outstanding
 from pkiserver.ca.model import Authority, AuthorityStatus, Turn
-from pkiserver.cli.context import moment, print_json, print_members
+from pkiserver.cli.output import moment, print_json, print_members
+from pkiserver.core import Core
 from pkiserver.errors import PKIError
 from pkiserver.pkix import algorithms, cert, constraints
 
@@ -17,10 +17,10 @@ _ROTATE_WITHIN = 4
 """A new generation is recommended for the last such part of an authority's life."""
 
 
-def summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+def summary(core: Core, authority: Authority) -> dict[str, Any]:
     """A row of the list."""
     own = authority.certificate
-    turn = runtime.services.authorities.turn(authority.name)
+    turn = core.services.authorities.turn(authority.name)
     ended = authority.status in (AuthorityStatus.RETIRED, AuthorityStatus.CLOSED)
     return {
         "name": authority.name,
@@ -29,16 +29,16 @@ def summary(runtime: Runtime, authority: Authority) -> dict[str, Any]:
         "turn": None if ended and turn is Turn.CURRENT else turn,
         "subject": None if own is None else own.subject.rfc4514_string(),
         "key": None if own is None else algorithms.describe(own.public_key()),
-        "signing_key": _signing_key(runtime, authority),
+        "signing_key": _signing_key(core, authority),
         "not_before": None if own is None else moment(own.not_valid_before_utc),
         "not_after": None if own is None else moment(own.not_valid_after_utc),
     }
 
 
-async def details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
+async def details(core: Core, authority: Authority) -> dict[str, Any]:
     """Everything."""
-    authorities, name = runtime.services.authorities, authority.name
-    shown = summary(runtime, authority)
+    authorities, name = core.services.authorities, authority.name
+    shown = summary(core, authority)
     coming = authorities.successor(name)
     left = await authorities.outstanding(name)
     shown |= {
@@ -47,10 +47,10 @@ async def details(runtime: Runtime, authority: Authority) -> dict[str, Any]:
         "takes_over": moment(authorities.takes_over(name)),
         "valid_certificates": left.count,
         "last_expires": moment(left.last),
-        "next_step": next_step(runtime, authority, left) or None,
+        "next_step": next_step(core, authority, left) or None,
     }
     own = authority.certificate
-    return shown if own is None else shown | _of(runtime, name, own)
+    return shown if own is None else shown | _of(core, name, own)
 
 
 def print_authority(shown: dict[str, Any], as_json: bool) -> None:
@@ -60,9 +60,9 @@ def print_authority(shown: dict[str, Any], as_json: bool) -> None:
         print_members(shown)
 
 
-def next_step(runtime: Runtime, authority: Authority, left: Outstanding) -> str:
+def next_step(core: Core, authority: Authority, left: Outstanding) -> str:
     """What an operator does about the authority next; empty if nothing is to be done."""
-    name, now = authority.name, runtime.services.clock.now()
+    name, now = authority.name, core.services.clock.now()
     match authority.status:
         case AuthorityStatus.PENDING:
             return f"have its request signed, then: pkiserver ca install {name} FILE"
@@ -72,11 +72,11 @@ def next_step(runtime: Runtime, authority: Authority, left: Outstanding) -> str:
             return f"wait until {moment(left.last)}, when the last certificate expires"
         case AuthorityStatus.RETIRED:
             return f"pkiserver ca retire {name} --final"
-    match runtime.services.authorities.turn(name):
+    match core.services.authorities.turn(name):
         case Turn.NEXT:
-            when = runtime.services.authorities.takes_over(name)
+            when = core.services.authorities.takes_over(name)
             then = f"it takes over at {moment(when)}" if when else f"pkiserver ca activate {name}"
-            return f"let the clients learn of it ({_where(runtime, authority)}), then: {then}"
+            return f"let the clients learn of it ({_where(core, authority)}), then: {then}"
         case Turn.PREVIOUS:
             return f"pkiserver ca retire {name}"
     own = authority.certificate
@@ -85,8 +85,8 @@ def next_step(runtime: Runtime, authority: Authority, left: Outstanding) -> str:
     return ""
 
 
-def _where(runtime: Runtime, authority: Authority) -> str:
-    base = runtime.services.settings.server.http_base
+def _where(core: Core, authority: Authority) -> str:
+    base = core.services.settings.server.http_base
     root = authority.parent is None and not authority.outside
     return f"{base}/roots.pem" if root else f"{base}/ca/{authority.name}.cer"
 
@@ -96,25 +96,25 @@ def _near_its_end(own: x509.Certificate, now: dt.datetime) -> bool:
     return now > own.not_valid_after_utc - lifetime / _ROTATE_WITHIN
 
 
-def _signing_key(runtime: Runtime, authority: Authority) -> str:
+def _signing_key(core: Core, authority: Authority) -> str:
     if authority.status is AuthorityStatus.CLOSED:
         return "destroyed"
     try:
-        runtime.services.authorities.key(authority.name)
+        core.services.authorities.key(authority.name)
     except PKIError:
         return "offline"
     return "here"
 
 
-def _of(runtime: Runtime, name: str, own: x509.Certificate) -> dict[str, Any]:
-    base = runtime.services.settings.server.http_base
+def _of(core: Core, name: str, own: x509.Certificate) -> dict[str, Any]:
+    base = core.services.settings.server.http_base
     return {
         "issuer": own.issuer.rfc4514_string(),
         "serial": cert.serial_hex(own.serial_number),
         "sha256": own.fingerprint(hashes.SHA256()).hex(),
         "path_length": _path_length(own),
         **_constraints(own),
-        "chains": len(runtime.services.authorities.chains(name)),
+        "chains": len(core.services.authorities.chains(name)),
         "crl_url": f"{base}/crl/{name}.crl",
         "ocsp_url": f"{base}/ocsp/{name}",
         "certificate_url": f"{base}/ca/{name}.cer",

@@ -9,7 +9,6 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.app import Runtime
 from pkiserver.ca import authority_files
 from pkiserver.ca.authority_files import KeyAndCertificates
 from pkiserver.ca.ca_certificate import Wish
@@ -23,16 +22,15 @@ from pkiserver.cli.context import (
     duration,
     naming,
     operator,
-    print_json,
-    print_table,
     read_input,
     read_password,
     require_free,
-    say,
     settle_interrupted,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import print_json, print_table, say
 from pkiserver.config_types import KeyKind
+from pkiserver.core import Core
 from pkiserver.errors import configuration_error
 from pkiserver.home import write_public
 from pkiserver.keys import PrivateKey
@@ -63,10 +61,10 @@ def add_to(app: typer.Typer) -> None:
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Every authority, parents before children."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return [summary(runtime, each) for each in runtime.services.authorities.list()]
+    async def work(core: Core) -> list[dict[str, Any]]:
+        return [summary(core, each) for each in core.services.authorities.list()]
 
-    rows = with_runtime(home, work)
+    rows = with_core(home, work)
     if as_json:
         print_json(rows)
         return
@@ -80,10 +78,10 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
 def show(name: Name, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """One authority, with its certificate's contents and URLs."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        return await details(runtime, runtime.services.authorities.get(name))
+    async def work(core: Core) -> dict[str, Any]:
+        return await details(core, core.services.authorities.get(name))
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def create(
@@ -120,17 +118,17 @@ def create(
     )  # fmt: skip
     actor = str(operator())
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        authorities = runtime.services.authorities
-        await settle_interrupted(runtime)
+    async def work(core: Core) -> dict[str, Any]:
+        authorities = core.services.authorities
+        await settle_interrupted(core)
         if root:
             made = await authorities.create_root(name, wish, key, actor=actor)
         else:
             made = await authorities.create(name, parent, wish, key, actor=actor)
-        await runtime.services.status.maintain()
-        return await details(runtime, made)
+        await core.services.status.maintain()
+        return await details(core, made)
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def csr(
@@ -152,13 +150,13 @@ def csr(
         require_free(out, force=force)
     wanted = subject_name(subject) if subject else None
 
-    async def work(runtime: Runtime) -> bytes:
-        authorities = runtime.services.authorities
+    async def work(core: Core) -> bytes:
+        authorities = core.services.authorities
         if wanted is None:
             return await authorities.renewal_request(name)
         return await authorities.request(name, wanted, key, actor=str(operator()))
 
-    _write_or_print(with_runtime(home, work), out)
+    _write_or_print(with_core(home, work), out)
 
 
 def install(
@@ -181,18 +179,18 @@ def install(
         raise configuration_error("say either --alternate or --renew")
     certificates = _read_certificates(files)
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        authorities = runtime.services.authorities
+    async def work(core: Core) -> dict[str, Any]:
+        authorities = core.services.authorities
         if renew:
             await authorities.renew(name, certificates, actor=str(operator()))
         elif alternate:
             await authorities.add_chain(name, certificates, actor=str(operator()))
         else:
             await authorities.install(name, certificates, actor=str(operator()))
-            await runtime.services.status.maintain()
-        return await details(runtime, authorities.get(name))
+            await core.services.status.maintain()
+        return await details(core, authorities.get(name))
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def import_(
@@ -218,13 +216,13 @@ def import_(
     elif key is not None:
         private = _read_key(key, password_file)
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        authorities = runtime.services.authorities
+    async def work(core: Core) -> dict[str, Any]:
+        authorities = core.services.authorities
         made = await authorities.import_(name, found, private, actor=str(operator()))
-        await runtime.services.status.maintain()
-        return await details(runtime, made)
+        await core.services.status.maintain()
+        return await details(core, made)
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def export(
@@ -243,11 +241,11 @@ def export(
     if out is not None:
         require_free(out, force=force)
 
-    async def work(runtime: Runtime) -> bytes:
-        path = runtime.services.authorities.path(name)
+    async def work(core: Core) -> bytes:
+        path = core.services.authorities.path(name)
         return path[0].public_bytes(Encoding.DER) if der else pem_chain(path if chain else path[:1])
 
-    _write_or_print(with_runtime(home, work), out)
+    _write_or_print(with_core(home, work), out)
 
 
 def _write_or_print(data: bytes, out: Path | None) -> None:

@@ -10,7 +10,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.app import Runtime
 from pkiserver.ca import history, inventory
 from pkiserver.ca.approvals import Approval, ApprovalStatus
 from pkiserver.ca.inventory import Filter
@@ -23,18 +22,15 @@ from pkiserver.cli.context import (
     JSONOption,
     LimitOption,
     duration,
-    moment,
     operator,
-    print_json,
-    print_members,
-    print_table,
     read_input,
     read_password,
     require_free,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_members, print_table, say
 from pkiserver.config_types import KeyKind
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.home import write_private, write_public
 from pkiserver.keys import PrivateKey
@@ -87,10 +83,10 @@ def list_(
     def read(reader: Reader) -> list[CertificateRecord]:
         return inventory.newest(reader, what, before=before, limit=limit)
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return await _listed(runtime, await runtime.services.database.read(read))
+    async def work(core: Core) -> list[dict[str, Any]]:
+        return await _listed(core, await core.services.database.read(read))
 
-    _print_list(with_runtime(home, work), as_json)
+    _print_list(with_core(home, work), as_json)
 
 
 def expiring(
@@ -103,14 +99,14 @@ def expiring(
 ) -> None:
     """Certificates near their end, the first to expire first; not the revoked ones."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        now = runtime.services.clock.now()
-        found = await runtime.services.database.read(
+    async def work(core: Core) -> list[dict[str, Any]]:
+        now = core.services.clock.now()
+        found = await core.services.database.read(
             lambda reader: inventory.expiring(reader, now, within, limit=limit)
         )
-        return await _listed(runtime, found)
+        return await _listed(core, found)
 
-    _print_list(with_runtime(home, work), as_json)
+    _print_list(with_core(home, work), as_json)
 
 
 def show(
@@ -119,11 +115,11 @@ def show(
 ) -> None:  # fmt: skip
     """One certificate."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        record = await _find(runtime, which, issuer)
-        return {**(await _listed(runtime, [record]))[0], **_fingerprints(record)}
+    async def work(core: Core) -> dict[str, Any]:
+        record = await _find(core, which, issuer)
+        return {**(await _listed(core, [record]))[0], **_fingerprints(record)}
 
-    details = with_runtime(home, work)
+    details = with_core(home, work)
     if as_json:
         print_json(details)
     else:
@@ -178,14 +174,14 @@ def renew(
     targets = files.Targets(out, with_key=True)
     require_free(*targets.paths, force=True)
 
-    async def look(runtime: Runtime) -> tuple[CertificateRecord, tuple[AltName, ...]]:
-        record = await _find(runtime, which, issuer)
-        known = await runtime.services.database.read(
+    async def look(core: Core) -> tuple[CertificateRecord, tuple[AltName, ...]]:
+        record = await _find(core, which, issuer)
+        known = await core.services.database.read(
             lambda reader: inventory.names_of(reader, record.id)
         )
         return record, known
 
-    record, known = with_runtime(home, look)
+    record, known = with_core(home, look)
     order, kind = _again(record, known)
     _issue(home, order, targets, generate_key(key or kind), as_json)
 
@@ -207,14 +203,14 @@ def revoke(
     """Revoke a certificate for good; with the reason certificateHold until 'cert release'."""
     since = None if invalid_since is None else invalid_since.replace(tzinfo=dt.UTC)
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        record = await _find(runtime, which, issuer)
-        changed = await runtime.services.revocation.revoke(
+    async def work(core: Core) -> dict[str, Any]:
+        record = await _find(core, which, issuer)
+        changed = await core.services.revocation.revoke(
             record.issuer, record.serial, reason, actor=operator(), invalidity_date=since
         )
-        return (await _listed(runtime, [changed]))[0]
+        return (await _listed(core, [changed]))[0]
 
-    _print_changed(with_runtime(home, work), as_json)
+    _print_changed(with_core(home, work), as_json)
 
 
 def release(
@@ -223,14 +219,14 @@ def release(
 ) -> None:  # fmt: skip
     """End a hold: the certificate is good again."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        record = await _find(runtime, which, issuer)
-        changed = await runtime.services.revocation.release(
+    async def work(core: Core) -> dict[str, Any]:
+        record = await _find(core, which, issuer)
+        changed = await core.services.revocation.release(
             record.issuer, record.serial, actor=operator()
         )
-        return (await _listed(runtime, [changed]))[0]
+        return (await _listed(core, [changed]))[0]
 
-    _print_changed(with_runtime(home, work), as_json)
+    _print_changed(with_core(home, work), as_json)
 
 
 def export(
@@ -259,11 +255,11 @@ def export(
     if out is not None:
         require_free(out, force=force)
 
-    async def work(runtime: Runtime) -> tuple[CertificateRecord, Sequence[x509.Certificate]]:
-        record = await _find(runtime, which, issuer)
-        return record, runtime.services.authorities.chain(record.issuer)
+    async def work(core: Core) -> tuple[CertificateRecord, Sequence[x509.Certificate]]:
+        record = await _find(core, which, issuer)
+        return record, core.services.authorities.chain(record.issuer)
 
-    record, chain = with_runtime(home, work)
+    record, chain = with_core(home, work)
     leaf = _certificate(record)
     if p12 and key is not None and out is not None:
         private = files.read_key(key, leaf)
@@ -286,8 +282,8 @@ def _issue(
     """The key is on the disk before there is a certificate for it, and gone if there is none; what
     waits for approval is kept aside."""
 
-    async def work(runtime: Runtime) -> dict[str, Any] | Approval:
-        services = runtime.services
+    async def work(core: Core) -> dict[str, Any] | Approval:
+        services = core.services
         profiles = services.issuance.profiles
         if order.profile not in profiles:
             known = ", ".join(sorted(profiles))
@@ -304,9 +300,9 @@ def _issue(
             chain = services.authorities.chain(record.issuer)
             write_public(targets.certificate, pem_chain([_certificate(record), *chain]))
         draft.forget()
-        return (await _listed(runtime, [record]))[0]
+        return (await _listed(core, [record]))[0]
 
-    row = with_runtime(home, work)
+    row = with_core(home, work)
     if isinstance(row, Approval):
         report_waiting(row, as_json)
         raise typer.Exit(WAITS)
@@ -331,10 +327,10 @@ def _again(record: CertificateRecord, known: tuple[AltName, ...]) -> tuple[issui
     )
 
 
-async def _find(runtime: Runtime, which: str, issuer: str | None) -> CertificateRecord:
+async def _find(core: Core, which: str, issuer: str | None) -> CertificateRecord:
     """By id, or by serial number in hexadecimal. Raises `PKIError` NOT_FOUND, also where a serial
     number alone says too little."""
-    named = await runtime.services.database.read(
+    named = await core.services.database.read(
         lambda reader: history.certificates_named(reader, which)
     )
     records = [each for each in named if issuer in (None, each.issuer)]
@@ -348,9 +344,9 @@ async def _find(runtime: Runtime, which: str, issuer: str | None) -> Certificate
     return records[0]
 
 
-async def _listed(runtime: Runtime, records: Sequence[CertificateRecord]) -> list[dict[str, Any]]:
-    now = runtime.services.clock.now()
-    known = await runtime.services.database.read(
+async def _listed(core: Core, records: Sequence[CertificateRecord]) -> list[dict[str, Any]]:
+    now = core.services.clock.now()
+    known = await core.services.database.read(
         lambda reader: [inventory.names_of(reader, record.id) for record in records]
     )
     return [_row(record, each, now) for record, each in zip(records, known, strict=True)]

@@ -1,22 +1,21 @@
-"""What every command shares: the home option, a runtime, reading files, and printing."""
+"""What every command shares: the home option, the core, and reading files."""
 
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import os
 import pwd
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from pkiserver import logs
-from pkiserver.app import Runtime, load_settings, open_runtime
 from pkiserver.ca.model import Requester
 from pkiserver.config import CoreSettings
 from pkiserver.config_types import parse_duration
+from pkiserver.core import Core, load_settings, open_core
 from pkiserver.errors import PKIError, configuration_error
 from pkiserver.home import Home
 
@@ -39,15 +38,15 @@ def settings_of(home: Path) -> CoreSettings:
     return load_settings(home)
 
 
-def with_runtime(home: Path, work: Callable[[Runtime], Awaitable[T]]) -> T:
+def with_core(home: Path, work: Callable[[Core], Awaitable[T]]) -> T:
     """Run `work` on the home's CA core; a server may be running on it at the same time."""
     settings = settings_of(home)
     logs.configure(style="console", level="error", cache=False)
 
     async def run() -> T:
-        async with open_runtime(settings) as runtime:
-            result = await work(runtime)
-            await runtime.services.status.settle()
+        async with open_core(settings) as core:
+            result = await work(core)
+            await core.services.status.settle()
             return result
 
     return asyncio.run(run())
@@ -77,9 +76,9 @@ def _login_uid(path: Path) -> int:
     return os.geteuid() if uid == NOBODY_LOGGED_IN else uid
 
 
-async def settle_interrupted(runtime: Runtime) -> None:
+async def settle_interrupted(core: Core) -> None:
     """What a command that died left, where no server runs that would settle it."""
-    await runtime.services.issuance.recover(dt.timedelta(minutes=1))
+    await core.services.issuance.recover(dt.timedelta(minutes=1))
 
 
 def duration(text: str) -> dt.timedelta:
@@ -137,39 +136,3 @@ def require_free(*paths: Path, force: bool) -> None:
             raise configuration_error(f"{path} is a folder")
         if path.exists() and not force:
             raise configuration_error(f"{path} is there already; use --force to replace it")
-
-
-def moment(when: dt.datetime | None) -> str | None:
-    """RFC 3339, for JSON and for people."""
-    return None if when is None else when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def printable(text: object) -> str:
-    """On one line and without control characters: what clients sent must not steer a terminal."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(text))
-
-
-def say(text: object) -> None:
-    """A line for people."""
-    typer.echo(printable(text))
-
-
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=True))
-
-
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; None is shown as a dash."""
-    texts = [["-" if cell is None else printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headings, *texts, strict=True)]
-    for row in [list(headings), *texts]:
-        typer.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-
-
-def print_members(members: dict[str, Any]) -> None:
-    """A name and its value per line; None is left out, lists are joined."""
-    shown = {name: value for name, value in members.items() if value not in (None, [], ())}
-    width = max((len(name) for name in shown), default=0)
-    for name, value in shown.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        say(f"{name.replace('_', ' '):<{width}}  {text}")

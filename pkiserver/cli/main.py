@@ -3,48 +3,107 @@
 Exit status 2 for a user's mistake, 1 for a failure; errors are one line on standard error."""
 
 import functools
+import importlib
 import os
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from pkiserver import registry
-from pkiserver.cli import approvals, audit, ca, cert, server, status, token, why
-from pkiserver.cli.context import printable
+from pkiserver.cli.output import printable
 from pkiserver.errors import ErrorCode, PKIError
 
 _USERS_MISTAKE = frozenset(ErrorCode) - {ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL}
+_MODULES = {
+    "up": "server", "init": "server", "serve": "server", "check": "server",
+    "ca": "ca", "cert": "cert", "approvals": "approvals", "crl": "status", "ocsp": "status",
+    "audit": "audit", "token": "token", "why": "why",
+}  # fmt: skip
+"""Our commands in the order of the help, and the module of each."""
+
+AddTo = Callable[[typer.Typer], None]
 
 
-def build_app() -> typer.Typer:
-    """Every command. Raises `PKIError` CONFIGURATION if a plug-in cannot be loaded."""
-    app = typer.Typer(
+class Commands(TyperGroup):
+    """Imports what has the command that is asked for; everything for the help and for a command
+    that nobody has. Raises `PKIError` CONFIGURATION if a plug-in cannot be loaded."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for parts in (_ours, _of_plugin, _everything):
+            if cmd_name not in self.commands:
+                self.commands.update(_build(parts(cmd_name)))
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self.commands = _build(_everything())
+        return super().list_commands(ctx)
+
+
+def _ours(name: str) -> Iterable[AddTo]:
+    return [_adder(_MODULES[name])] if name in _MODULES else []
+
+
+def _of_plugin(name: str) -> Iterable[AddTo]:
+    """A plug-in's commands are mostly in a group that is called as it is."""
+    plugin = _plugins().get(name)
+    return [] if plugin is None or plugin.commands is None else [plugin.commands]
+
+
+def _everything(_name: str = "") -> Iterable[AddTo]:
+    yield from map(_adder, dict.fromkeys(_MODULES.values()))
+    yield from (p.commands for p in _plugins().values() if p.commands is not None)
+
+
+def _adder(module: str) -> AddTo:
+    add_to: AddTo = importlib.import_module(f"pkiserver.cli.{module}").add_to
+    return add_to
+
+
+def _plugins() -> Any:
+    from pkiserver import registry
+
+    return registry.available()
+
+
+def _build(parts: Iterable[AddTo]) -> dict[str, Any]:
+    app = _app(TyperGroup)
+    for add_to in parts:
+        add_to(app)
+    return dict(typer.main.get_group(app).commands)
+
+
+def _app(group: type[TyperGroup]) -> typer.Typer:
+    return typer.Typer(
+        cls=group,
         name="pkiserver",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(pkiserver)
-    for group in (server, ca, cert, approvals, status, audit, token, why):
-        group.add_to(app)
-    for plugin in registry.available().values():
-        if plugin.commands is not None:
-            plugin.commands(app)
-    return app
 
 
 @functools.cache
 def command() -> Any:
-    """`build_app` as something to run: typer's own kind of a click command."""
-    return typer.main.get_command(build_app())
+    """What is run: typer's own kind of a click command. Its `commands` are those asked for yet."""
+    app = _app(Commands)
+    app.callback()(pkiserver)
+    return typer.main.get_group(app)
+
+
+def whole_command() -> Any:
+    """With every command in its `commands`."""
+    group = command()
+    group.commands = _build(_everything())
+    return group
 
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"pkiserver {version('pkiserver')}")
         raise typer.Exit
 

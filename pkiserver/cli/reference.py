@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pkiserver import registry
-from pkiserver.cli.main import command
+from pkiserver.cli.main import whole_command
 from pkiserver.config import SHIPPED_PROFILES, CoreSettings, NameRules, ProfileSettings
 
 _GENERATED = (
@@ -198,7 +198,7 @@ def _cell(text: str) -> str:
 def cli_text() -> str:
     """docs/cli.md."""
     parts = [_GENERATED, _CLI]
-    for path, each in _commands("pkiserver", command()):
+    for path, each in _commands("pkiserver", whole_command()):
         parts.append(_command(path, each))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 
-from pkiserver.app import Runtime
 from pkiserver.ca import closing
 from pkiserver.ca.authorities import Authorities, Rotation, subject_name
 from pkiserver.ca.model import AuthorityStatus
@@ -19,11 +18,12 @@ from pkiserver.cli.context import (
     duration,
     operator,
     require_free,
-    say,
     settle_interrupted,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import say
 from pkiserver.config_types import KeyKind
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.home import Home, write_public
 from pkiserver.pkix.pem import pem_chain
@@ -69,34 +69,34 @@ def rotate(
         require_free(csr, force=False)
     wanted_subject = subject_name(subject) if subject else None
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        authorities = runtime.services.authorities
+    async def work(core: Core) -> dict[str, Any]:
+        authorities = core.services.authorities
         after = activate_after or (
             None if prepare or _is_root(authorities, name) else dt.timedelta(0)
         )
-        await settle_interrupted(runtime)
+        await settle_interrupted(core)
         wanted = Rotation(key, validity, wanted_subject, after)
         if csr is None:
             made = (await authorities.rotate(name, wanted, actor=str(operator()))).name
         else:
             made, pem = await authorities.rotate_outside(name, wanted, actor=str(operator()))
             write_public(csr, pem)
-        await runtime.services.status.maintain()
-        _keep_root_pem(runtime)
-        return await details(runtime, authorities.get(made))
+        await core.services.status.maintain()
+        _keep_root_pem(core)
+        return await details(core, authorities.get(made))
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def activate(name: Name, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Have the next generation of an authority issue from now on."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        made = await runtime.services.authorities.activate(name, actor=str(operator()))
-        _keep_root_pem(runtime)
-        return await details(runtime, made)
+    async def work(core: Core) -> dict[str, Any]:
+        made = await core.services.authorities.activate(name, actor=str(operator()))
+        _keep_root_pem(core)
+        return await details(core, made)
 
-    print_authority(with_runtime(home, work), as_json)
+    print_authority(with_core(home, work), as_json)
 
 
 def retire(
@@ -118,8 +118,8 @@ def retire(
     """Retire an authority: it issues nothing more and goes on with lists and OCSP. When its last
     certificate has expired, --final ends that too. Neither can be undone."""
 
-    async def work(runtime: Runtime) -> dict[str, Any]:
-        services, actor = runtime.services, str(operator())
+    async def work(core: Core) -> dict[str, Any]:
+        services, actor = core.services, str(operator())
         if final:
             made = await closing.close(
                 services.authorities, services.status, services.clock, name,
@@ -127,12 +127,12 @@ def retire(
             )  # fmt: skip
         else:
             if not force:
-                _check_unused(runtime, name)
+                _check_unused(core, name)
             made = await services.authorities.retire(name, actor=actor)
-        _keep_root_pem(runtime)
-        return await details(runtime, made)
+        _keep_root_pem(core)
+        return await details(core, made)
 
-    shown = with_runtime(home, work)
+    shown = with_core(home, work)
     print_authority(shown, as_json)
     if final and not as_json:
         say("Copies of the key in backups are yours to destroy.")
@@ -143,10 +143,10 @@ def _is_root(authorities: Authorities, name: str) -> bool:
     return authority.parent is None and not authority.outside
 
 
-def _keep_root_pem(runtime: Runtime) -> None:
+def _keep_root_pem(core: Core) -> None:
     """`root.pem` of the home has every root of its line that is not closed, the one that issues
     first. A file that holds anything else is the operator's."""
-    authorities, path = runtime.services.authorities, Home(runtime.services.settings.home).root_pem
+    authorities, path = core.services.authorities, Home(core.services.settings.home).root_pem
     try:
         there = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError):
@@ -164,11 +164,11 @@ def _keep_root_pem(runtime: Runtime) -> None:
         write_public(path, pem_chain(line))
 
 
-def _check_unused(runtime: Runtime, name: str) -> None:
-    authorities = runtime.services.authorities
+def _check_unused(core: Core, name: str) -> None:
+    authorities = core.services.authorities
     using = [
         profile
-        for profile, settings in runtime.services.settings.profiles.items()
+        for profile, settings in core.services.settings.profiles.items()
         if _issues_from(authorities, settings.issuer, name)
     ]
     if using:

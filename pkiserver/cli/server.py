@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from pydantic import ValidationError
 
 from pkiserver import run as server_run
-from pkiserver.app import load_settings
 from pkiserver.cli.context import DEFAULT_HOME, HomeOption, settings_of
 from pkiserver.config import CoreSettings, ServerSettings
+from pkiserver.core import load_settings
 from pkiserver.errors import configuration_error
 from pkiserver.home import Home
 from pkiserver.initialise import NewHome, initialise

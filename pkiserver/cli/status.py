@@ -5,20 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.ca.crl_service import ListStanding
 from pkiserver.ca.crl_store import Published
 from pkiserver.ca.model import Authority
-from pkiserver.cli.context import (
-    DEFAULT_HOME,
-    HomeOption,
-    JSONOption,
-    duration,
-    moment,
-    print_json,
-    print_table,
-    with_runtime,
-)
+from pkiserver.cli.context import DEFAULT_HOME, HomeOption, JSONOption, duration, with_core
+from pkiserver.cli.output import moment, print_json, print_table
+from pkiserver.core import Core
 
 Which = Annotated[str | None, typer.Argument(metavar="AUTHORITY", help="Default: every one")]
 
@@ -38,10 +30,10 @@ def show_crl(
 ) -> None:
     """The newest lists of an authority, whether newer ones are due, and what is wrong."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return [row for name in _names(runtime, which) for row in await _lists_of(runtime, name)]
+    async def work(core: Core) -> list[dict[str, Any]]:
+        return [row for name in _names(core, which) for row in await _lists_of(core, name)]
 
-    _print_lists(with_runtime(home, work), as_json)
+    _print_lists(with_core(home, work), as_json)
 
 
 def refresh(
@@ -59,19 +51,19 @@ def refresh(
 ) -> None:
     """Publish new lists now, whether due or not."""
 
-    async def publish(runtime: Runtime, name: str) -> Published:
-        status = runtime.services.status
+    async def publish(core: Core, name: str) -> Published:
+        status = core.services.status
         if validity is None:
             return await status.publish_crl(name)
         return await status.prepare_offline(name, validity)
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        names = _names(runtime, which)
+    async def work(core: Core) -> list[dict[str, Any]]:
+        names = _names(core, which)
         for name in names:
-            await publish(runtime, name)
-        return [row for name in names for row in await _lists_of(runtime, name)]
+            await publish(core, name)
+        return [row for name in names for row in await _lists_of(core, name)]
 
-    _print_lists(with_runtime(home, work), as_json)
+    _print_lists(with_core(home, work), as_json)
 
 
 def show_ocsp(
@@ -79,10 +71,10 @@ def show_ocsp(
 ) -> None:
     """Until when each authority has a responder that signs answers."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        return [await _responder_of(runtime, name) for name in _names(runtime, which)]
+    async def work(core: Core) -> list[dict[str, Any]]:
+        return [await _responder_of(core, name) for name in _names(core, which)]
 
-    rows = with_runtime(home, work)
+    rows = with_core(home, work)
     if as_json:
         print_json(rows)
     else:
@@ -92,8 +84,8 @@ def show_ocsp(
         )
 
 
-def _names(runtime: Runtime, which: str | None) -> list[str]:
-    authorities = runtime.services.authorities
+def _names(core: Core, which: str | None) -> list[str]:
+    authorities = core.services.authorities
     if which is not None:
         return [authorities.get(which).name]
     return [each.name for each in authorities.list() if _has_certificate(each)]
@@ -103,8 +95,8 @@ def _has_certificate(authority: Authority) -> bool:
     return authority.certificate is not None
 
 
-async def _lists_of(runtime: Runtime, name: str) -> list[dict[str, Any]]:
-    standing = await runtime.services.status.standing(name)
+async def _lists_of(core: Core, name: str) -> list[dict[str, Any]]:
+    standing = await core.services.status.standing(name)
     return [_row(name, each) for each in standing.lists]
 
 
@@ -125,12 +117,12 @@ def _row(name: str, standing: ListStanding) -> dict[str, Any]:
     }
 
 
-async def _responder_of(runtime: Runtime, name: str) -> dict[str, Any]:
-    standing = await runtime.services.status.standing(name)
+async def _responder_of(core: Core, name: str) -> dict[str, Any]:
+    standing = await core.services.status.standing(name)
     return {
         "authority": name,
         "responder_until": moment(standing.responder_until),
-        "url": f"{runtime.services.settings.server.http_base}/ocsp/{name}",
+        "url": f"{core.services.settings.server.http_base}/ocsp/{name}",
     }
 
 

@@ -6,19 +6,16 @@ from typing import Annotated
 import typer
 
 from pkiserver.admin.tokens import Role, Token, create_token, list_tokens, revoke_token
-from pkiserver.app import Runtime
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
     JSONOption,
     duration,
-    moment,
     operator,
-    print_json,
-    print_table,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_table, say
+from pkiserver.core import Core
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,12 +37,10 @@ def create(
 ) -> None:
     """Make a token. It is shown this once, as the last line."""
 
-    async def work(runtime: Runtime) -> str:
-        return await create_token(
-            runtime.services, role=role, lifetime=expires, actor=str(operator())
-        )
+    async def work(core: Core) -> str:
+        return await create_token(core.services, role=role, lifetime=expires, actor=str(operator()))
 
-    secret = with_runtime(home, work)
+    secret = with_core(home, work)
     if as_json:
         print_json({"token": secret, "role": role})
     else:
@@ -56,10 +51,10 @@ def create(
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Every token, without its secret."""
 
-    async def work(runtime: Runtime) -> tuple[list[Token], dt.datetime]:
-        return await list_tokens(runtime.services), runtime.services.clock.now()
+    async def work(core: Core) -> tuple[list[Token], dt.datetime]:
+        return await list_tokens(core.services), core.services.clock.now()
 
-    tokens, now = with_runtime(home, work)
+    tokens, now = with_core(home, work)
     rows = [_row(token, now) for token in tokens]
     if as_json:
         print_json(rows)
@@ -76,10 +71,10 @@ def revoke(
 ) -> None:
     """End a token. What uses it is refused from now on."""
 
-    async def work(runtime: Runtime) -> None:
-        await revoke_token(runtime.services, token_id, actor=str(operator()))
+    async def work(core: Core) -> None:
+        await revoke_token(core.services, token_id, actor=str(operator()))
 
-    with_runtime(home, work)
+    with_core(home, work)
     say(f"Token {token_id} is revoked.")
 
 

@@ -6,21 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from pkiserver import registry
-from pkiserver.app import Runtime
 from pkiserver.ca import approval_store, history
 from pkiserver.ca.history import Entry
 from pkiserver.cli.audit import entry_json
-from pkiserver.cli.context import (
-    DEFAULT_HOME,
-    HomeOption,
-    JSONOption,
-    LimitOption,
-    moment,
-    print_json,
-    say,
-    with_runtime,
-)
+from pkiserver.cli.context import DEFAULT_HOME, HomeOption, JSONOption, LimitOption, with_core
+from pkiserver.cli.output import moment, print_json, say
 from pkiserver.clock import from_epoch
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.plugin import Plugin
 from pkiserver.storage import Reader
@@ -80,10 +72,10 @@ def why(
     def read(reader: Reader) -> list[Entry]:
         return history.story(reader, _known(reader, subject, plugins), limit)
 
-    async def work(runtime: Runtime) -> list[Entry]:
-        return await runtime.services.database.read(read)
+    async def work(core: Core) -> list[Entry]:
+        return await core.services.database.read(read)
 
-    entries = with_runtime(home, work)
+    entries = with_core(home, work)
     if not entries:
         raise PKIError(
             ErrorCode.NOT_FOUND,

@@ -6,21 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
     JSONOption,
     LimitOption,
     duration,
-    moment,
     operator,
-    print_json,
-    print_table,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_table, say
 from pkiserver.clock import epoch, from_epoch
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.storage import Reader
 from protocols.acme.records import Account, ExternalAccount, Order
@@ -63,12 +60,12 @@ def accounts(
     def read(reader: Reader) -> list[Account]:
         return account_store.accounts(reader, directory, limit)
 
-    async def work(runtime: Runtime) -> list[Account]:
+    async def work(core: Core) -> list[Account]:
         if directory is not None:
-            _directory(runtime, directory)
-        return await runtime.services.database.read(read)
+            _directory(core, directory)
+        return await core.services.database.read(read)
 
-    rows = [_account(account) for account in with_runtime(home, work)]
+    rows = [_account(account) for account in with_core(home, work)]
     _print(rows, ["id", "directory", "status", "contact", "names", "created", "address"], as_json)
 
 
@@ -83,17 +80,17 @@ def restrict(
 ) -> None:
     """Bind an account to names, for its orders from now on; without --name, unbind it."""
 
-    async def work(runtime: Runtime) -> Account:
-        known = await runtime.services.database.read(
+    async def work(core: Core) -> Account:
+        known = await core.services.database.read(
             lambda reader: account_store.directory_of(reader, account)
         )
         if known is None:
             raise PKIError(ErrorCode.NOT_FOUND, f"there is no account {account!r}")
-        chosen = _directory(runtime, known)
+        chosen = _directory(core, known)
         service = Accounts(chosen, ExternalAccounts(chosen))
         return await service.restrict(account, tuple(name or ()), actor=str(operator()))
 
-    changed = with_runtime(home, work)
+    changed = with_core(home, work)
     if as_json:
         print_json(_account(changed))
     else:
@@ -105,14 +102,12 @@ def orders(
 ) -> None:
     """Orders, the newest first. 'pkiserver why ID' tells what became of one."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        now = epoch(runtime.services.clock.now())
-        found = await runtime.services.database.read(
-            lambda reader: order_store.orders(reader, limit)
-        )
+    async def work(core: Core) -> list[dict[str, Any]]:
+        now = epoch(core.services.clock.now())
+        found = await core.services.database.read(lambda reader: order_store.orders(reader, limit))
         return [_order(order, now) for order in found]
 
-    rows = with_runtime(home, work)
+    rows = with_core(home, work)
     _print(rows, ["id", "account", "status", "identifiers", "profile", "created"], as_json)
 
 
@@ -145,9 +140,9 @@ def create(
     if trusted and not name:
         raise configuration_error("--trusted needs --name: say for which names")
 
-    async def work(runtime: Runtime) -> NewExternalAccount:
-        chosen = _directory_for_keys(runtime, directory)
-        if profile is not None and profile not in runtime.services.settings.profiles:
+    async def work(core: Core) -> NewExternalAccount:
+        chosen = _directory_for_keys(core, directory)
+        if profile is not None and profile not in core.services.settings.profiles:
             raise configuration_error(f"there is no profile {profile!r}")
         return await ExternalAccounts(chosen).create(
             uses=count,
@@ -159,7 +154,7 @@ def create(
             actor=str(operator()),
         )
 
-    new = with_runtime(home, work)
+    new = with_core(home, work)
     if as_json:
         print_json({**_key(new.record), "kid": new.record.id, "hmac_key": new.mac_key})
         return
@@ -172,10 +167,10 @@ def create(
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Every key identifier, without its MAC key."""
 
-    async def work(runtime: Runtime) -> list[ExternalAccount]:
-        return await runtime.services.database.read(account_store.external_accounts)
+    async def work(core: Core) -> list[ExternalAccount]:
+        return await core.services.database.read(account_store.external_accounts)
 
-    rows = [_key(record) for record in with_runtime(home, work)]
+    rows = [_key(record) for record in with_core(home, work)]
     columns = ["id", "directory", "uses_left", "expires", "profile", "names", "trusted", "revoked"]
     _print(rows, columns, as_json)
 
@@ -187,16 +182,16 @@ def revoke(
 ) -> None:
     """End a key and freeze the accounts that were made with it."""
 
-    async def work(runtime: Runtime) -> list[str]:
-        known = await runtime.services.database.read(account_store.external_accounts)
+    async def work(core: Core) -> list[str]:
+        known = await core.services.database.read(account_store.external_accounts)
         for record in known:
             if record.id == key_id and record.revoked is None:
-                chosen = _directory(runtime, record.directory)
+                chosen = _directory(core, record.directory)
                 frozen = await ExternalAccounts(chosen).revoke(key_id, actor=str(operator()))
                 return frozen or []
         raise PKIError(ErrorCode.NOT_FOUND, f"there is no live key {key_id!r}")
 
-    frozen = with_runtime(home, work)
+    frozen = with_core(home, work)
     if as_json:
         print_json({"revoked": key_id, "accounts": frozen})
     else:
@@ -211,25 +206,25 @@ def _uses(text: str) -> int | None:
     return int(text)
 
 
-def _configured(runtime: Runtime) -> Mapping[str, ACMESettings]:
-    section = runtime.services.settings.section("acme")
+def _configured(core: Core) -> Mapping[str, ACMESettings]:
+    section = core.services.settings.section("acme")
     return {name: item for name, item in section.items() if isinstance(item, ACMESettings)}
 
 
-def _directory(runtime: Runtime, name: str) -> Directory:
-    configured = _configured(runtime)
+def _directory(core: Core, name: str) -> Directory:
+    configured = _configured(core)
     if name not in configured:
         there = ", ".join(configured) or "none"
         raise configuration_error(f"there is no [acme.{name}]; there are: {there}")
-    return Directory(name, configured[name], runtime.services)
+    return Directory(name, configured[name], core.services)
 
 
-def _directory_for_keys(runtime: Runtime, name: str | None) -> Directory:
+def _directory_for_keys(core: Core, name: str | None) -> Directory:
     """The named one; else the only one that requires a binding; else `default`."""
     if name is None:
-        asking = [n for n, s in _configured(runtime).items() if s.external_account_required]
+        asking = [n for n, s in _configured(core).items() if s.external_account_required]
         name = asking[0] if len(asking) == 1 else "default"
-    return _directory(runtime, name)
+    return _directory(core, name)
 
 
 def _account(account: Account) -> dict[str, Any]:

@@ -5,20 +5,11 @@ from typing import Annotated
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.ca.audit import JSON
-from pkiserver.cli.context import (
-    DEFAULT_HOME,
-    HomeOption,
-    JSONOption,
-    moment,
-    operator,
-    print_json,
-    print_table,
-    say,
-    with_runtime,
-)
+from pkiserver.cli.context import DEFAULT_HOME, HomeOption, JSONOption, operator, with_core
+from pkiserver.cli.output import moment, print_json, print_table, say
 from pkiserver.clock import epoch, from_epoch
+from pkiserver.core import Core
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.storage import IntegrityError, Transaction
 from protocols.est import identity, passwords, store
@@ -72,23 +63,23 @@ def add(
     password = passwords.generate()
     stored = passwords.derive(password)
 
-    async def work(runtime: Runtime) -> None:
-        _require_label(runtime, label)
-        now = epoch(runtime.services.clock.now())
+    async def work(core: Core) -> None:
+        _require_label(core, label)
+        now = epoch(core.services.clock.now())
         new = User(secrets.token_hex(16), label, name, stored, names, now)
 
         def insert(tx: Transaction) -> None:
             store.insert_user(tx, new)
-            _note(runtime, tx, "add", new.label, name, {"names": names})
+            _note(core, tx, "add", new.label, name, {"names": names})
 
         try:
-            await runtime.services.database.write(insert)
+            await core.services.database.write(insert)
         except IntegrityError as error:
             raise PKIError(
                 ErrorCode.CONFLICT, f"label {label} has a user {name!r} already; remove it first"
             ) from error
 
-    with_runtime(home, work)
+    with_core(home, work)
     say(f"User {name} of label {label}; the password:")
     say(password)
 
@@ -100,10 +91,10 @@ def list_(
 ) -> None:
     """Users, and the names they may ask for."""
 
-    async def work(runtime: Runtime) -> list[User]:
-        return await runtime.services.database.read(lambda reader: store.users(reader, label))
+    async def work(core: Core) -> list[User]:
+        return await core.services.database.read(lambda reader: store.users(reader, label))
 
-    found = with_runtime(home, work)
+    found = with_core(home, work)
     if as_json:
         print_json(
             [
@@ -133,15 +124,15 @@ def key(name: Name, label: LabelOption = "default", home: HomeOption = DEFAULT_H
     """Print the AES-256 key in hexadecimal, as the last line, that keys made by the server can be
     encrypted with for this user (RFC 7030 section 4.4.1.1). Its identifier is the user's name."""
 
-    async def work(runtime: Runtime) -> bytes:
-        services = runtime.services
+    async def work(core: Core) -> bytes:
+        services = core.services
         user = await services.database.lookup(lambda reader: store.user(reader, label, name))
         if user is None:
             raise PKIError(ErrorCode.NOT_FOUND, f"label {label} has no user {name!r}")
-        await services.database.write(lambda tx: _note(runtime, tx, "key", label, name, {}))
+        await services.database.write(lambda tx: _note(core, tx, "key", label, name, {}))
         return decrypt_key(services, user.id)
 
-    secret = with_runtime(home, work)
+    secret = with_core(home, work)
     say(f"DecryptKeyIdentifier is {name!r}; the key:")
     say(secret.hex())
 
@@ -149,29 +140,29 @@ def key(name: Name, label: LabelOption = "default", home: HomeOption = DEFAULT_H
 def remove(name: Name, label: LabelOption = "default", home: HomeOption = DEFAULT_HOME) -> None:
     """Remove a user: the password is worth nothing from now on. Certificates stay."""
 
-    async def work(runtime: Runtime) -> None:
+    async def work(core: Core) -> None:
         def delete(tx: Transaction) -> None:
             if not store.remove_user(tx, label, name):
                 raise PKIError(ErrorCode.NOT_FOUND, f"label {label} has no user {name!r}")
-            _note(runtime, tx, "remove", label, name, {})
+            _note(core, tx, "remove", label, name, {})
 
-        await runtime.services.database.write(delete)
+        await core.services.database.write(delete)
 
-    with_runtime(home, work)
+    with_core(home, work)
     say(f"User {name} of label {label} is removed.")
 
 
-def _require_label(runtime: Runtime, label: str) -> None:
-    labels = runtime.services.settings.section("est")
+def _require_label(core: Core, label: str) -> None:
+    labels = core.services.settings.section("est")
     if label not in labels:
         known = ", ".join(sorted(labels)) or "none"
         raise configuration_error(f"there is no [est.{label}]; there are: {known}")
 
 
 def _note(
-    runtime: Runtime, tx: Transaction, verb: str, label: str, name: str, detail: dict[str, JSON]
+    core: Core, tx: Transaction, verb: str, label: str, name: str, detail: dict[str, JSON]
 ) -> None:
-    runtime.services.audit.append(
+    core.services.audit.append(
         tx,
         actor=str(operator()),
         action=f"est.user.{verb}",

@@ -5,21 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from pkiserver.app import Runtime
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
     JSONOption,
     LimitOption,
     duration,
-    moment,
     operator,
-    print_json,
-    print_table,
-    say,
-    with_runtime,
+    with_core,
 )
+from pkiserver.cli.output import moment, print_json, print_table, say
 from pkiserver.clock import epoch, from_epoch
+from pkiserver.core import Core
 from pkiserver.errors import configuration_error
 from protocols.scep import challenge_store as store
 from protocols.scep.challenge_settings import ChallengeSettings
@@ -65,15 +62,15 @@ def challenge(
 ) -> None:
     """Make a one-time challenge password, which is the last line."""
 
-    async def work(runtime: Runtime) -> NewChallenge:
-        return await _one_time(runtime, label).create(
+    async def work(core: Core) -> NewChallenge:
+        return await _one_time(core, label).create(
             actor=str(operator()),
             profile=profile,
             subjects=tuple(subject or ()),
             lifetime=expires,
         )
 
-    new = with_runtime(home, work)
+    new = with_core(home, work)
     if as_json:
         print_json({**_challenge(new.record), "challenge": new.secret})
         return
@@ -91,14 +88,12 @@ def list_challenges(
 ) -> None:
     """One-time challenges, the newest first, without the passwords."""
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        found = await runtime.services.database.read(
-            lambda reader: store.newest(reader, label, limit)
-        )
-        now = epoch(runtime.services.clock.now())
+    async def work(core: Core) -> list[dict[str, Any]]:
+        found = await core.services.database.read(lambda reader: store.newest(reader, label, limit))
+        now = epoch(core.services.clock.now())
         return [{**_challenge(each), "status": _status(each, now)} for each in found]
 
-    rows = with_runtime(home, work)
+    rows = with_core(home, work)
     if as_json:
         print_json(rows)
         return
@@ -115,11 +110,11 @@ def revoke(
 ) -> None:
     """End a challenge that was not used yet."""
 
-    async def work(runtime: Runtime) -> None:
-        one_time = OneTimeChallenges(runtime.services, "", dt.timedelta(0))
+    async def work(core: Core) -> None:
+        one_time = OneTimeChallenges(core.services, "", dt.timedelta(0))
         await one_time.revoke(challenge_id, actor=str(operator()))
 
-    with_runtime(home, work)
+    with_core(home, work)
     say(f"Challenge {challenge_id} is revoked")
 
 
@@ -131,11 +126,11 @@ def add_login(
 ) -> None:
     """Make a login for the password page and Jamf's webhook; its password is the last line."""
 
-    async def work(runtime: Runtime) -> str:
-        _one_time(runtime, label)
-        return await Logins(runtime.services).add(name, label, actor=str(operator()))
+    async def work(core: Core) -> str:
+        _one_time(core, label)
+        return await Logins(core.services).add(name, label, actor=str(operator()))
 
-    password = with_runtime(home, work)
+    password = with_core(home, work)
     if as_json:
         print_json({"name": name, "label": label, "password": password})
         return
@@ -147,12 +142,12 @@ def add_login(
 def list_logins(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     """Who may fetch challenges over HTTPS."""
 
-    async def work(runtime: Runtime) -> list[Login]:
-        return await Logins(runtime.services).list()
+    async def work(core: Core) -> list[Login]:
+        return await Logins(core.services).list()
 
     rows = [
         {"name": each.name, "label": each.label, "created": moment(from_epoch(each.created))}
-        for each in with_runtime(home, work)
+        for each in with_core(home, work)
     ]
     if as_json:
         print_json(rows)
@@ -166,16 +161,16 @@ def remove_login(
 ) -> None:
     """End a login; challenges it fetched stay usable."""
 
-    async def work(runtime: Runtime) -> None:
-        await Logins(runtime.services).remove(name, actor=str(operator()))
+    async def work(core: Core) -> None:
+        await Logins(core.services).remove(name, actor=str(operator()))
 
-    with_runtime(home, work)
+    with_core(home, work)
     say(f"Login {name} is removed")
 
 
-def _one_time(runtime: Runtime, label: str) -> OneTimeChallenges:
+def _one_time(core: Core, label: str) -> OneTimeChallenges:
     """The challenges of a section that uses them."""
-    sections = runtime.services.settings.section("scep")
+    sections = core.services.settings.section("scep")
     settings = sections.get(label)
     if not isinstance(settings, ChallengeSettings):
         there = ", ".join(sections) or "none"
@@ -184,7 +179,7 @@ def _one_time(runtime: Runtime, label: str) -> OneTimeChallenges:
         raise configuration_error(
             f'[scep.{label}] has challenge = "{settings.challenge}", not "one-time"'
         )
-    return OneTimeChallenges(runtime.services, label, settings.challenge_lifetime)
+    return OneTimeChallenges(core.services, label, settings.challenge_lifetime)
 
 
 def _challenge(record: Challenge) -> dict[str, Any]:

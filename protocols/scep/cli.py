@@ -4,18 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pkiserver.app import Runtime
-from pkiserver.cli.context import (
-    DEFAULT_HOME,
-    HomeOption,
-    JSONOption,
-    LimitOption,
-    moment,
-    print_json,
-    print_table,
-    with_runtime,
-)
+from pkiserver.cli.context import DEFAULT_HOME, HomeOption, JSONOption, LimitOption, with_core
+from pkiserver.cli.output import moment, print_json, print_table
 from pkiserver.clock import epoch, from_epoch
+from pkiserver.core import Core
 from protocols.scep import challenge_cli, mobileconfig_cli, store
 from protocols.scep.store import Known
 
@@ -36,13 +28,13 @@ def requests(
 ) -> None:
     """Enrolments, the newest first. 'pkiserver why ID' tells what became of a transaction."""
 
-    async def work(runtime: Runtime) -> list[Known]:
-        now = epoch(runtime.services.clock.now())
-        return await runtime.services.database.read(
+    async def work(core: Core) -> list[Known]:
+        now = epoch(core.services.clock.now())
+        return await core.services.database.read(
             lambda reader: store.recent(reader, label, now, limit)
         )
 
-    rows = [_request(known) for known in with_runtime(home, work)]
+    rows = [_request(known) for known in with_core(home, work)]
     if as_json:
         print_json(rows)
         return

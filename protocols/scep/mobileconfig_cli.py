@@ -6,15 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pkiserver.app import Runtime
-from pkiserver.cli.context import (
-    DEFAULT_HOME,
-    HomeOption,
-    operator,
-    require_free,
-    say,
-    with_runtime,
-)
+from pkiserver.cli.context import DEFAULT_HOME, HomeOption, operator, require_free, with_core
+from pkiserver.cli.output import say
+from pkiserver.core import Core
 from pkiserver.errors import configuration_error
 from pkiserver.home import write_private
 from protocols.scep.mobileconfig import Enrolment, build
@@ -48,12 +42,12 @@ def mobileconfig(
     require_free(out, force=force)
     names = tuple(dns or ())
 
-    async def work(runtime: Runtime) -> bytes:
-        settings = _section(runtime, label)
+    async def work(core: Core) -> bytes:
+        settings = _section(core, label)
         secret = None
         if challenge:
-            secret = await _challenge(runtime, label, settings, (name, *names))
-        services = runtime.services
+            secret = await _challenge(core, label, settings, (name, *names))
+        services = core.services
         issuer = services.authorities.current(services.settings.profiles[settings.profile].issuer)
         path = services.authorities.path(issuer)
         enrolment = Enrolment(
@@ -72,25 +66,23 @@ def mobileconfig(
         readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name)
         return build(enrolment, identifier or f"{host}.scep.{label}.{readable}")
 
-    write_private(out, with_runtime(home, work))
+    write_private(out, with_core(home, work))
     say(f"Written: {out}")
 
 
-def _section(runtime: Runtime, label: str) -> SCEPSettings:
-    found = runtime.services.settings.section("scep").get(label)
+def _section(core: Core, label: str) -> SCEPSettings:
+    found = core.services.settings.section("scep").get(label)
     if not isinstance(found, SCEPSettings):
         raise configuration_error(f"there is no section [scep.{label}]")
     return found
 
 
-async def _challenge(
-    runtime: Runtime, label: str, settings: SCEPSettings, names: tuple[str, ...]
-) -> str:
+async def _challenge(core: Core, label: str, settings: SCEPSettings, names: tuple[str, ...]) -> str:
     if settings.challenge != "one-time":
         raise configuration_error(
             f"[scep.{label}] has no one-time challenges; use --no-challenge and let your "
             "management system put one in"
         )
-    challenges = OneTimeChallenges(runtime.services, label, settings.challenge_lifetime)
+    challenges = OneTimeChallenges(core.services, label, settings.challenge_lifetime)
     new = await challenges.create(actor=str(operator()), subjects=names)
     return new.secret

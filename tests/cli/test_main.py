@@ -1,5 +1,6 @@
 """The command line as a whole: every command says what is wrong in a line, never a traceback."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pkiserver.cli import context
-from pkiserver.cli.main import command, main
+from pkiserver.cli.main import main, whole_command
+from pkiserver.cli.output import printable
 from tests.cli.conftest import CLI
 
 SERVES = {("up",), ("serve",)}
@@ -25,7 +26,7 @@ def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield path, group
 
 
-LEAVES = dict(commands(command()))
+LEAVES = dict(commands(whole_command()))
 
 
 def words_for(path: tuple[str, ...], text: str) -> list[str]:
@@ -162,6 +163,30 @@ def test_a_reader_that_has_had_enough_is_no_error(home: Path) -> None:
         assert process.wait(30) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        ("--version", "pydantic cryptography structlog asyncio sqlite3 protocols"),
+        ("cert list", "hypercorn h2 httpx dns starlette protocols.acme.build protocols.scep.cli"),
+        ("est user list", "hypercorn h2 httpx dns protocols.est.build protocols.scep.cli"),
+    ],
+)
+def test_a_command_imports_what_it_uses(words: str, absent: str, home: Path) -> None:
+    script = (
+        "import sys; from pkiserver.cli.main import main\n"
+        "status = main(sys.argv[1:]); print('', *sys.modules, sep='\\n', file=sys.stderr)\n"
+        "sys.exit(status)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *words.split()],
+        env={**os.environ, "PKISERVER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(ran.stderr.split()) & set(absent.split())
+
+
 @given(st.text())
 def test_what_is_shown_has_no_control_characters(text: str) -> None:
-    assert context.printable(text).isprintable()
+    assert printable(text).isprintable()
