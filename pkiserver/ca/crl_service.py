@@ -16,7 +16,7 @@ from pkiserver.ca.crl_publication import CRLPublication
 from pkiserver.ca.crl_scope import Scope
 from pkiserver.ca.crl_shelf import CRLShelf
 from pkiserver.ca.crl_store import Published
-from pkiserver.ca.crl_view import CRLViews, View
+from pkiserver.ca.crl_view import CRLViews, View, is_ahead
 from pkiserver.ca.model import Authority
 from pkiserver.clock import Clock, monotonic, rfc3339
 from pkiserver.errors import ErrorCode, PKIError
@@ -75,8 +75,8 @@ class CRLService:
 
     async def newest(self, authority: Authority, scope: Scope, *, delta: bool) -> CRL:
         """The newest list. If there is none yet it is published now. One that does not show the
-        latest change is given out only where a newer one cannot be made within `PATIENCE`. Raises
-        `PKIError` NOT_FOUND or UNAVAILABLE."""
+        latest change, or does not hold now, is given out only where a newer one cannot be made
+        within `PATIENCE`. Raises `PKIError` NOT_FOUND or UNAVAILABLE."""
         mark = await self._views.mark()
         seen, known = self._known.get((authority.name, scope, delta), (None, None))
         if known is not None and seen == mark:
@@ -86,8 +86,7 @@ class CRLService:
         return await self._find(authority, scope, delta=delta)
 
     async def _find(self, authority: Authority, scope: Scope, *, delta: bool) -> CRL:
-        self._authorities.certificate(authority.name)
-        name = authority.name
+        certificate, name = self._authorities.certificate(authority.name), authority.name
         for _ in range(3):
             mark = await self._views.mark()
             view = await self._views.view(name, scope)
@@ -97,16 +96,23 @@ class CRLService:
             if published is None:
                 await self._publish_first(authority, scope)
                 continue
-            if published.generation < view.state.changed and await self._catch_up(name):
+            if self._is_behind(published, view, certificate) and await self._catch_up(name):
                 newer = (await self._views.view(name, scope)).newest(delta=delta)
                 published = newer or published
             found = await self._shelf.read(published)
-            if found is not None and published.generation < view.state.changed:
+            if found is not None and self._is_behind(published, view, certificate):
                 return replace(found, behind=True)
             if found is not None:
                 self._known[name, scope, delta] = mark, published
                 return found
         raise PKIError(ErrorCode.UNAVAILABLE, "other processes keep publishing CRLs; try again")
+
+    def _is_behind(self, last: Published, view: View, certificate: x509.Certificate) -> bool:
+        """It does not show the latest change, or holds no more or not yet: the schedule is late,
+        after a sleep of the machine, or the clock was ahead."""
+        now = self._clock.now()
+        lapsed = last.next_update <= now < certificate.not_valid_after_utc
+        return last.generation < view.state.changed or lapsed or is_ahead(last, certificate, now)
 
     async def _publish_first(self, authority: Authority, scope: Scope) -> None:
         """Once for all who ask meanwhile. Raises what publishing raises."""

@@ -188,6 +188,44 @@ async def test_a_list_that_a_clock_ahead_has_dated_is_replaced(tmp_path: Path) -
         assert await numbers(pki) == before
 
 
+@pytest.mark.parametrize("step", [30 * DAY, -HOUR], ids=["ahead", "back"])
+async def test_who_fetches_after_the_clock_moved_gets_a_list_that_holds_now(
+    tmp_path: Path, step: dt.timedelta
+) -> None:
+    """A machine that slept past nextUpdate, or whose clock was ahead when the last list was made,
+    answers before its schedule is due again."""
+    async with open_pki(tmp_path, crl=CRLSettings(delta=HOUR)) as pki:
+        pki.clock.advance(DAY)
+        await pki.status.maintain()
+        await pki.status.crl("issuing")
+        pki.clock.advance(step)
+        for delta in (False, True):
+            fetched = await pki.status.crl("issuing", delta=delta)
+            assert fetched.this_update <= pki.clock.now() < fetched.next_update
+
+
+async def test_before_an_authority_is_valid_one_list_is_enough(pki: PKI) -> None:
+    """No list can hold yet: neither the schedule nor who asks has another one made each time."""
+    await pki.status.maintain()
+    pki.clock.advance(-DAY)
+    await pki.status.maintain()
+    before = await numbers(pki)
+    for _ in range(2):
+        await pki.status.maintain()
+        await pki.status.crl("issuing")
+        await pki.status.settle()
+    assert await numbers(pki) == before
+
+
+async def test_the_last_list_of_an_authority_that_expired_is_served_without_more_ado(
+    pki: PKI,
+) -> None:
+    await pki.status.publish_crl("issuing", dt.timedelta(days=5000))
+    last = await pki.status.crl("issuing")
+    pki.clock.advance(dt.timedelta(days=5000))
+    assert await pki.status.crl("issuing") == last, "and not said to be behind"
+
+
 async def test_history_is_bounded(pki: PKI) -> None:
     made = [(await pki.status.publish_crl("issuing")).number for _ in range(HISTORY + 3)]
     await pki.status.publish_crl("root")
