@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ dns = {{ allow = ["*"] }}
 [est.factory]
 auth = ["mtls"]
 client_ca = ["{anchors}"]
+client_crl = ["factory-root.crl", "factory-ca.crl"]
 
 [est.reviewed]
 profile = "reviewed"
@@ -136,6 +138,7 @@ class EstPKI:
             "ROOT": str(self.root),
             "HTTP": f"http://127.0.0.1:{self.http_port}",
             "PKISERVER_HOME": str(self.home),
+            "FACTORY": self.factory.folder.as_uri(),
             "PATH": f"{self.command.parent}:{os.environ['PATH']}",
             **more,
         }
@@ -202,6 +205,13 @@ class Factory:
         openssl.openssl(self.folder, *words, "-out", self.anchors)
         self._sign("ca", "/O=Factory/CN=Factory CA", "root", "basicConstraints=critical,CA:TRUE\n"
                    "keyUsage=critical,keyCertSign,cRLSign\n")  # fmt: skip
+        for name in ("root", "ca"):
+            (self.folder / f"{name}.index").touch()
+            (self.folder / f"{name}.conf").write_text(
+                f"[ca]\ndefault_ca = own\n[own]\ndatabase = {name}.index\ndefault_md = sha256\n"
+                "default_crl_days = 2\n"
+            )
+            self._publish(name)
 
     def device(self, folder: Path, serial: str) -> Held:
         """A device's certificate with the CA's after it (IEEE 802.1AR), in `folder`."""
@@ -211,6 +221,20 @@ class Factory:
         held.key.write_bytes(made.key.read_bytes())
         openssl.joined(held.certificate, made.certificate, self.folder / "ca.crt")
         return held
+
+    def revoke(self, device: Held) -> None:
+        """From now on it is on the list of the CA."""
+        leaf = openssl.split(device.certificate)[0]
+        openssl.openssl(self.folder, *self._as_ca("ca"), "-revoke", leaf)
+        self._publish("ca")
+
+    def _publish(self, name: str) -> None:
+        words = ("-gencrl", "-out", f"factory-{name}.crl")
+        openssl.openssl(self.folder, *self._as_ca(name), *words)
+
+    def _as_ca(self, name: str) -> tuple[object, ...]:
+        certificate = self.anchors if name == "root" else f"{name}.crt"
+        return "ca", "-config", f"{name}.conf", "-cert", certificate, "-keyfile", f"{name}.key"
 
     def _sign(self, name: str, subject: str, issuer: str, extensions: str) -> Held:
         key = openssl.new_key(self.folder / f"{name}.key")
@@ -238,6 +262,8 @@ def est_pki(
         "localhost", f"127.0.0.1:{https}", f"127.0.0.1:{http}", root_key="p256", workers=WORKERS
     )
     initialise(home, choices)
+    for path in factory.folder.glob("*.crl"):
+        shutil.copy(path, home)
     configuration = home / "pkiserver.toml"
     # pkilint takes a host without a dot for a mistake in a URI
     more = f'[server]\nexternal_http_url = "http://127.0.0.1:{http}"\n'

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from interop import est_requests as requests
 from interop import openssl, relying_party
-from interop.est_pki import Client, EstPKI, Held
+from interop.est_pki import RECIPES, Client, EstPKI, Held, fenced
 from interop.est_requests import Answer
 from interop.processes import run
 from interop.results import NewRow
@@ -132,6 +132,29 @@ def test_factory_certificates(
     words = ["curl", "-sS", "--cacert", est.root, "--cert", stranger]
     words += ["--key", stranger.with_suffix(".key"), f"{est.est}/cacerts"]
     assert "curl: (" in run(words, cwd=est_client.folder, status=None)
+
+
+def test_revoked_factory_certificates(est: EstPKI, est_client: Client, curl: Curl) -> None:
+    """`client_crl`, with lists by `openssl ca` that the recipe puts in place."""
+    folder = est_client.folder
+    _, refresh = fenced(RECIPES / "est-bootstrap.md", "sh")
+
+    def enrol(serial: str) -> Answer:
+        csr = folder / f"{serial}.csr"
+        words = ("-new", "-key", devices[serial].key, "-subj", f"/CN={serial}", "-out", csr)
+        openssl.openssl(folder, "req", *words)
+        return curl.post("simpleenroll", csr, *by(devices[serial]), label="factory")
+
+    devices = {}
+    for serial in ("SN-21", "SN-22"):
+        (folder / serial).mkdir()
+        devices[serial] = est.factory.device(folder / serial, serial)
+        assert enrol(serial).status == 200
+    est.factory.revoke(devices["SN-21"])
+    est.script(refresh, folder)
+    refused = enrol("SN-21")
+    assert (refused.status, refused.body) == (403, b"CN=SN-21,O=Factory is revoked\n")
+    assert enrol("SN-22").status == 200
 
 
 def test_an_answer_is_as_the_rfcs_say(curl: Curl, est: EstPKI, est_client: Client) -> None:
