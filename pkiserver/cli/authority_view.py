@@ -15,6 +15,7 @@ from pkiserver.pkix import algorithms, cert, constraints
 
 _ROTATE_WITHIN = 4
 """A new generation is recommended for the last such part of an authority's life."""
+_FINGERPRINTS = ("sha256", "sha1")
 
 
 def summary(core: Core, authority: Authority) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def summary(core: Core, authority: Authority) -> dict[str, Any]:
         "name": authority.name,
         "parent": authority.parent,
         "status": authority.status,
+        "revoked": core.services.authorities.is_revoked(authority.name),
         "turn": None if ended and turn is Turn.CURRENT else turn,
         "subject": None if own is None else own.subject.rfc4514_string(),
         "key": None if own is None else algorithms.describe(own.public_key()),
@@ -57,7 +59,18 @@ def print_authority(shown: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(shown)
     else:
-        print_members(shown)
+        shown |= {name: _fingerprint(shown[name]) for name in _FINGERPRINTS if name in shown}
+        print_members({**shown, "status": standing(shown), "revoked": None})
+
+
+def standing(shown: dict[str, Any]) -> str:
+    """Its status for people."""
+    return f"{shown['status']}, revoked" if shown["revoked"] else str(shown["status"])
+
+
+def _fingerprint(digest: str) -> str:
+    """As other programs show it, and the card of `up`."""
+    return bytes.fromhex(digest).hex(":").upper()
 
 
 def next_step(core: Core, authority: Authority, left: Outstanding) -> str:
@@ -72,7 +85,10 @@ def next_step(core: Core, authority: Authority, left: Outstanding) -> str:
             return f"wait until {moment(left.last)}, when the last certificate expires"
         case AuthorityStatus.RETIRED:
             return f"pkiserver ca retire {name} --final"
-    match core.services.authorities.turn(name):
+    turn = core.services.authorities.turn(name)
+    if core.services.authorities.is_revoked(name) and turn is not Turn.PREVIOUS:
+        return f"its certificate is revoked: pkiserver ca {_instead(authority, turn)}"
+    match turn:
         case Turn.NEXT:
             when = core.services.authorities.takes_over(name)
             then = f"it takes over at {moment(when)}" if when else f"pkiserver ca activate {name}"
@@ -85,10 +101,21 @@ def next_step(core: Core, authority: Authority, left: Outstanding) -> str:
     return ""
 
 
+def _instead(authority: Authority, turn: Turn) -> str:
+    """A root that is revoked links no other one."""
+    if turn is Turn.NEXT:
+        return f"retire {authority.name}"
+    return f"rotate {authority.name}" if _is_below(authority) else "create NAME --root"
+
+
+def _is_below(authority: Authority) -> bool:
+    return authority.parent is not None or bool(authority.outside)
+
+
 def _where(core: Core, authority: Authority) -> str:
     base = core.services.settings.server.http_base
-    root = authority.parent is None and not authority.outside
-    return f"{base}/roots.pem" if root else f"{base}/ca/{authority.name}.cer"
+    name = authority.name
+    return f"{base}/ca/{name}.cer" if _is_below(authority) else f"{base}/roots.pem"
 
 
 def _near_its_end(own: x509.Certificate, now: dt.datetime) -> bool:
@@ -112,6 +139,7 @@ def _of(core: Core, name: str, own: x509.Certificate) -> dict[str, Any]:
         "issuer": own.issuer.rfc4514_string(),
         "serial": cert.serial_hex(own.serial_number),
         "sha256": own.fingerprint(hashes.SHA256()).hex(),
+        "sha1": own.fingerprint(hashes.SHA1()).hex(),  # noqa: S303  what devices and MDMs ask for
         "path_length": _path_length(own),
         **_constraints(own),
         "chains": len(core.services.authorities.chains(name)),
