@@ -85,6 +85,15 @@ class HTTP1Connection:
             pass
         finally:
             self._timer.cancel()
+            self._untie()
+
+    def _untie(self) -> None:
+        """Let go of what refers back to here. A TLS connection has half a megabyte of buffers and
+        state, and would keep it until the garbage collector comes round."""
+        if isinstance(self._reader, Reader):
+            self._reader.taker = None
+        self._parser.close()
+        self._broken = None
 
     def _tick(self) -> None:
         """The one timer of the connection: looks whether the deadline has passed."""

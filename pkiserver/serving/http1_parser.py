@@ -107,6 +107,10 @@ class RequestParser:
         """Whether the head of a request has begun and is not complete."""
         return self._in_head
 
+    def close(self) -> None:
+        """The end of its use: llhttp's parser and this one hold each other."""
+        del self._parser
+
     def feed(self, data: bytes) -> None:
         self._unfinished += len(data)
         try:

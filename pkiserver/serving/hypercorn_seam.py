@@ -114,6 +114,7 @@ class HypercornConnection(TCPServer):
             pass
         finally:
             self._set_idle(False)
+            del self.protocol  # it holds this connection, which nobody else would let go of
 
     def _set_idle(self, idle: bool) -> None:
         self._busy = not idle

@@ -180,8 +180,9 @@ async def _close(writer: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
     except TimeoutError:
         writer.transport.abort()
-    except (OSError, ssl.SSLError):
-        pass
+    except (OSError, ssl.SSLError) as error:
+        # asyncio keeps the error at the connection, and its frames would keep the connection.
+        error.__traceback__ = None
 
 
 def quiet_loop_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
