@@ -14,7 +14,7 @@ from pkiserver.ca.authority_files import KeyAndCertificates
 from pkiserver.ca.ca_certificate import Wish
 from pkiserver.ca.subtrees import name_constraints, subject_name
 from pkiserver.cli import rollover
-from pkiserver.cli.authority_view import details, print_authority, summary
+from pkiserver.cli.authority_view import details, print_authority, standing, summary
 from pkiserver.cli.context import (
     DEFAULT_HOME,
     HomeOption,
@@ -71,7 +71,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False) -> None:
     columns = ["name", "parent", "status", "turn", "key", "signing_key", "not_after", "subject"]
     print_table(
         [column.upper().replace("_", " ") for column in columns],
-        [[row[column] for column in columns] for row in rows],
+        [[(row | {"status": standing(row)})[column] for column in columns] for row in rows],
     )
 
 

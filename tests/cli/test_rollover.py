@@ -116,6 +116,21 @@ def test_show_says_what_to_do_next(cli: CLI) -> None:
     assert crl["next_update"] == closed["not_after"]
 
 
+def test_show_says_that_an_authority_is_revoked_and_what_to_do(cli: CLI) -> None:
+    cli("ca", "rotate", "issuing", "--prepare")
+    for name, then in (
+        ("issuing-2", "pkiserver ca retire issuing-2"),
+        ("issuing", "pkiserver ca rotate issuing"),
+        ("root", "pkiserver ca create NAME --root"),
+    ):
+        assert not show(cli, name)["revoked"]
+        cli("cert", "revoke", show(cli, name)["serial"], "--reason", "cACompromise")
+        shown = show(cli, name)
+        assert shown["revoked"] and shown["status"] == "active"
+        assert shown["next_step"] == f"its certificate is revoked: {then}"
+    assert cli("ca", "list").out.count("active, revoked") == 3
+
+
 def test_a_time_can_be_said(cli: CLI, tmp_path: Path) -> None:
     shown = cli("ca", "rotate", "issuing", "--activate-after", "30d", "--key", "ed25519",
                 "--validity", "1y", "--subject", "CN=Next CA", "--json").json  # fmt: skip
