@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from pkiserver.ca import encoding, key_drafts, leases, ledger
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.model import Authority, Prepared
+from pkiserver.ca.model import Authority, AuthorityStatus, Prepared
 from pkiserver.ca.responder_certificate import REQUESTER, key_kind, own_certificate, prepare
 from pkiserver.clock import Clock, epoch, from_epoch
 from pkiserver.config import CoreSettings
@@ -122,6 +122,21 @@ class Responders:
         except PKIError as error:
             return error.code is not ErrorCode.NOT_FOUND
         return True
+
+    def problem(self, authority: Authority, row: Row | None, now: dt.datetime) -> str | None:
+        """Why there is none after the best one, whose row it is, although it is time; None if
+        there is no trouble, or nobody to ask."""
+        own = authority.certificate
+        closed = authority.status is AuthorityStatus.CLOSED
+        if closed or own is None or own.not_valid_after_utc <= now:
+            return None
+        if row is not None and self._has_key(row[0]) and not self._near_its_end(row, now):
+            return None
+        try:
+            load_key(self._authorities.key, authority.name)
+        except PKIError as error:
+            return f"due: {error.detail}"
+        return None
 
     async def create(self, authority: Authority, validity: dt.timedelta) -> None:
         """Make a responder now, that lasts `validity` at most. Raises `PKIError` UNAVAILABLE like

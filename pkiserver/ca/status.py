@@ -41,12 +41,13 @@ _log = structlog.get_logger("pkiserver.status")
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The services of one authority, for people: the newest list of everything, whether a newer one
-    is due, all lists, and until when there is a responder."""
+    is due, all lists, until when there is a responder, and what is the matter with the next."""
 
     crl: Published | None
     crl_due: bool
     lists: tuple[ListStanding, ...]
     responder_until: dt.datetime | None
+    responder_problem: str | None
 
 
 class StatusService:
@@ -147,7 +148,11 @@ class StatusService:
             lambda reader: self._responders.find(reader, found.name, now)
         )
         return Standing(
-            lists[0].newest, lists[0].due, tuple(lists), None if row is None else from_epoch(row[3])
+            lists[0].newest,
+            lists[0].due,
+            tuple(lists),
+            None if row is None else from_epoch(row[3]),
+            self._responders.problem(found, row, now),
         )
 
     def schedule(self, issuer: str) -> None:

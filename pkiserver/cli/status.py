@@ -69,7 +69,7 @@ def refresh(
 def show_ocsp(
     which: Which = None, home: HomeOption = DEFAULT_HOME, as_json: JSONOption = False
 ) -> None:
-    """Until when each authority has a responder that signs answers."""
+    """Until when each authority has a responder that signs answers, and what is wrong."""
 
     async def work(core: Core) -> list[dict[str, Any]]:
         return [await _responder_of(core, name) for name in _names(core, which)]
@@ -79,8 +79,11 @@ def show_ocsp(
         print_json(rows)
     else:
         print_table(
-            ["AUTHORITY", "RESPONDER UNTIL", "URL"],
-            [[row["authority"], row["responder_until"], row["url"]] for row in rows],
+            ["AUTHORITY", "RESPONDER UNTIL", "URL", "STATE"],
+            [
+                [row["authority"], row["responder_until"], row["url"], row["problem"] or "sound"]
+                for row in rows
+            ],
         )
 
 
@@ -122,6 +125,7 @@ async def _responder_of(core: Core, name: str) -> dict[str, Any]:
     return {
         "authority": name,
         "responder_until": moment(standing.responder_until),
+        "problem": standing.responder_problem,
         "url": f"{core.services.settings.server.http_base}/ocsp/{name}",
     }
 

@@ -450,6 +450,7 @@ async def test_responder_ends_with_its_authority(pki: PKI) -> None:
     assert responder_of(load(answer.der)).not_valid_after_utc == end
     pki.clock.advance(2 * DAY)
     assert await refusal(pki, request) is ErrorCode.UNAVAILABLE
+    assert (await pki.status.standing("issuing")).responder_problem is None, "nobody asks"
 
 
 async def test_offline_key_serves_on_with_the_responder_at_hand(pki: PKI) -> None:
@@ -459,14 +460,19 @@ async def test_offline_key_serves_on_with_the_responder_at_hand(pki: PKI) -> Non
     key = pki.keys.load(key_id)
     await pki.keys.delete(key_id)
     request = ask(pki.certificate(), pki.certificate("root"))
+    assert (await pki.status.standing("root")).responder_problem is None
     pki.clock.advance(190 * DAY)
     await pki.status.maintain()
     assert await pki.status.ocsp("root", request)
+    told = (await pki.status.standing("root")).responder_problem
+    assert told is not None and "due" in told and "offline" in told
     pki.clock.advance(11 * DAY)
     await pki.status.maintain()
     assert await refusal(pki, request, "root") is ErrorCode.UNAVAILABLE
+    assert (await pki.status.standing("root")).responder_problem == told
     await pki.keys.store(key_id, key)
     assert await pki.status.ocsp("root", request)
+    assert (await pki.status.standing("root")).responder_problem is None
 
 
 async def test_pending_authority_has_no_answers(pki: PKI) -> None:

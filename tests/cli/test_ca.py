@@ -61,6 +61,15 @@ def test_the_tree_of_a_new_home(cli: CLI) -> None:
     assert "CN=Example Issuing CA" in cli("ca", "list").out
 
 
+def test_fingerprints_are_shown_as_other_programs_show_them(cli: CLI) -> None:
+    own = x509.load_pem_x509_certificate(cli("ca", "export", "issuing").out.encode())
+    shown, text = cli("ca", "show", "issuing", "--json").json, cli("ca", "show", "issuing").out
+    for name, algorithm in (("sha256", hashes.SHA256()), ("sha1", hashes.SHA1())):
+        fingerprint = own.fingerprint(algorithm)
+        assert shown[name] == fingerprint.hex()
+        assert fingerprint.hex(":").upper() in text
+
+
 def test_an_offline_key_is_shown(cli: CLI, home: Path) -> None:
     for path in (home / "keys").glob("root*.key"):
         path.unlink()
@@ -178,3 +187,10 @@ def test_before_a_key_goes_offline(cli: CLI) -> None:
     assert dt.datetime.fromisoformat(row["next_update"]) > NOW + 300 * DAY
     responder = cli("ocsp", "show", "root", "--json").json[0]
     assert dt.datetime.fromisoformat(responder["responder_until"]) > NOW + 300 * DAY
+    assert responder["problem"] is None and "sound" in cli("ocsp", "show").out
+
+
+def test_a_responder_that_cannot_be_made_is_shown(cli: CLI, home: Path) -> None:
+    for path in (home / "keys").glob("*root*.key"):
+        path.unlink()
+    assert "root is not here; is it offline" in cli("ocsp", "show", "root").out
