@@ -23,6 +23,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests start many processes, each of which would compile everything anew without bytecode on disk.
+unit interop: export PYTHONDONTWRITEBYTECODE =
+
 unit: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 tests $(ARGS)
 
