@@ -7,7 +7,7 @@ body with 401 and 202. Refusals are short texts.
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -77,13 +77,13 @@ class ESTApp:
         request = Request(scope, receive)
         client = self._peer(scope)
         if operation == "cacerts":
-            return _ca_certificates(label, _header(scope, b"user-agent"))
+            return _ca_certificates(label, _fields(scope, b"user-agent"))
         if operation == "csrattrs":
             return _csr_attributes(label, client)
         body = await read_body(request, codec.MAX_BODY)
-        _check_media_type(_header(scope, b"content-type"))
+        _check_media_type(_only(scope, "Content-Type"))
         credentials = Credentials(
-            _header(scope, b"authorization") or None, client, _address(scope, client)
+            _only(scope, "Authorization") or None, client, _address(scope, client)
         )
         return await _post(label, operation, credentials, body)
 
@@ -114,11 +114,11 @@ async def _post(label: Label, operation: str, credentials: Credentials, body: by
     return _generated(await label.generate_key(credentials, request))
 
 
-def _ca_certificates(label: Label, agent: bytes) -> Reply:
+def _ca_certificates(label: Label, agents: Sequence[bytes]) -> Reply:
     """RFC 7030 section 4.1.3. libest reads this one only in lines."""
     body = codec.encode_base64(
         certs_only.encode(label.ca_certificates(), in_order=False),
-        wrapped=_LIBEST.match(agent) is not None,
+        wrapped=any(_LIBEST.match(agent) for agent in agents),
     )
     return Reply(media_type="application/pkcs7-mime", body=body, base64=True)
 
@@ -168,8 +168,17 @@ def _check_media_type(value: bytes) -> None:
         raise HTTPProblem(415, "send the request as Content-Type: application/pkcs10")
 
 
-def _header(scope: Scope, name: bytes) -> bytes:
-    return next((value for key, value in scope["headers"] if key == name), b"")
+def _only(scope: Scope, name: str) -> bytes:
+    """The value of a field that may be there once (RFC 9110 section 5.3): of two, what stands
+    before us may have checked the other."""
+    found = _fields(scope, name.lower().encode())
+    if len(found) > 1:
+        raise HTTPProblem(400, f"{name} is there more than once")
+    return found[0] if found else b""
+
+
+def _fields(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
 
 
 def _address(scope: Scope, client: Peer) -> str:

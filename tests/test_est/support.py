@@ -181,7 +181,7 @@ class World:
         peer: Peer | None = None,
         auth: tuple[str, str] | None = None,
         content: bytes = b"",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     ) -> httpx.Response:
         """Below /.well-known/est/."""
         known = peer or Peer(ADDRESS, tls_version="TLSv1.3")
@@ -197,7 +197,7 @@ class World:
                 f"/.well-known/est/{path}",
                 auth=auth,
                 content=content,
-                headers=dict(headers or {}),
+                headers=headers,
             )
 
     async def post(self, path: str, request: bytes, **options: Any) -> httpx.Response:

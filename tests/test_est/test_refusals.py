@@ -12,7 +12,7 @@ from pkiserver.config_types import Rate
 from pkiserver.web.peer import Peer
 from protocols.est.authentication import parse_basic
 from tests.test_est.conftest import OpenWorld
-from tests.test_est.support import PASSWORD, make_csr, peer_with
+from tests.test_est.support import PASSWORD, World, make_csr, peer_with
 
 ALICE = ("alice", PASSWORD)
 LIMITED = '[est.default]\nrefusals_per_client = "3/15m"\n'
@@ -107,6 +107,19 @@ async def test_an_ipv6_site_is_one_address(open_world: OpenWorld) -> None:
         assert answer.status_code == status
     peer = Peer("2001:db8:0:1::1", tls_version="TLSv1.3")
     assert (await world.post("simpleenroll", make_csr(), auth=ALICE, peer=peer)).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["Authorization", "Content-Type"])
+async def test_a_field_that_is_there_twice(world: World, field: str) -> None:
+    """Of which a proxy may have looked at the other one."""
+    login = "Basic " + base64.b64encode(":".join(ALICE).encode()).decode()
+    fields = [("Authorization", login), ("Content-Type", "application/pkcs10")]
+    content = base64.b64encode(make_csr())
+    answer = await world.request("POST", "simpleenroll", content=content, headers=fields)
+    assert answer.status_code == 200
+    for more in ([*fields, (field, "x")], [(field, "x"), *fields]):
+        answer = await world.request("POST", "simpleenroll", content=content, headers=more)
+        assert (answer.status_code, answer.text) == (400, f"{field} is there more than once\n")
 
 
 @pytest.mark.parametrize("text", ["a\0b:x", "a\nb:x", "alice:x\x7f", "a\x85:x"])
