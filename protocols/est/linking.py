@@ -3,7 +3,8 @@ the client puts the base64 of tls-unique into the request that it signs, so that
 the request of another. Pure.
 
 tls-unique exists up to TLS 1.2. TLS 1.3 has an exporter instead (RFC 9266), which Python's ssl does
-not offer; where linking is required, TLS 1.3 is therefore refused, never taken for linked.
+not offer (`ssl.CHANNEL_BINDING_TYPES`, up to 3.14); where linking is required, TLS 1.3 is therefore
+refused, never taken for linked.
 """
 
 import base64

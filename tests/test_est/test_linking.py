@@ -1,6 +1,7 @@
 """Proof-of-possession linking (RFC 7030 section 3.5, E14, E16)."""
 
 import base64
+import ssl
 
 import pytest
 
@@ -49,6 +50,12 @@ async def test_required(open_world: OpenWorld, operation: str) -> None:
         assert answer.status_code == 403
     assert "TLS 1.2" in answer.text
     assert len(await world.refusals()) == 3
+
+
+def test_there_is_no_exporter() -> None:
+    """Should Python's ssl get one, RFC 9266 can be done, and docs/protocols/est.md is not true any
+    more."""
+    assert ssl.CHANNEL_BINDING_TYPES == ["tls-unique"]
 
 
 async def test_identity_linking(open_world: OpenWorld) -> None:
