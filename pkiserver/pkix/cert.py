@@ -5,6 +5,7 @@ their three notations, and the signed shell taken apart and put together.
 """
 
 import re
+from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -78,28 +79,41 @@ def _check_serial(tbs: bytes) -> None:
         raise MalformedMessage("the serial number is not a positive integer of up to 20 octets")
 
 
-def check_name_bounds(data: bytes, depth: int = 0) -> None:
-    """Refuse name attributes outside RFC 5280's bounds, wherever in the DER structure `data`.
+def check_name_bounds(data: bytes) -> None:
+    """Refuse name attributes outside RFC 5280's bounds, wherever in the DER structure `data`, which
+    is known to be strict DER to its last element afterwards. Values of extensions are looked into
+    as well: names occur there too."""
+    _check_bounds(der.children(data), 0, 0)
 
-    Values of extensions are looked into as well: names occur there too. `depth` counts them, as
-    an extension inside an extension inside an extension serves nobody.
-    """
-    if depth > _MAX_EXTENSION_DEPTH:
+
+def _check_bounds(members: Sequence[der.TLV], levels: int, extensions: int) -> None:
+    """`extensions` counts those that these are the members of: an extension inside an extension
+    inside an extension serves nobody."""
+    if levels > der.MAX_DEPTH:
+        raise MalformedMessage(f"DER nested deeper than {der.MAX_DEPTH} levels")
+    if extensions > _MAX_EXTENSION_DEPTH:
         raise MalformedMessage("extensions nested in extensions")
-    for element in der.walk(data):
-        if element.tag != der.SEQUENCE:
+    for element in members:
+        if not element.tag & der.CONSTRUCTED:
             continue
-        members = der.children(element.contents)
-        if len(members) == 2 and members[0].encoded in _BOUNDS:
-            _check_attribute(members[0], members[1])
-        if _is_extension(members) and members[-1].contents[:1] == bytes((der.SEQUENCE,)):
-            check_name_bounds(members[-1].contents, depth + 1)
+        inner = der.children(element.contents)
+        if element.tag == der.SEQUENCE and inner and inner[0].tag == der.OBJECT_IDENTIFIER:
+            if len(inner) == 2 and inner[0].encoded in _BOUNDS:
+                _check_attribute(inner[0], inner[1])
+            if _has_structure(inner):
+                _check_bounds(der.children(inner[-1].contents), 0, extensions + 1)
+        _check_bounds(inner, levels + 1, extensions)
 
 
-def _is_extension(members: tuple[der.TLV, ...]) -> bool:
-    """Extension ::= SEQUENCE { extnID, critical BOOLEAN DEFAULT FALSE, extnValue OCTET STRING }"""
-    tags = [member.tag for member in members]
-    return len(tags) in (2, 3) and tags[0] == der.OBJECT_IDENTIFIER and tags[-1] == der.OCTET_STRING
+def _has_structure(members: Sequence[der.TLV]) -> bool:
+    """Extension ::= SEQUENCE { extnID, critical BOOLEAN DEFAULT FALSE, extnValue OCTET STRING },
+    with a SEQUENCE in the OCTET STRING."""
+    value = members[-1]
+    return (
+        len(members) in (2, 3)
+        and value.tag == der.OCTET_STRING
+        and value.contents[:1] == bytes((der.SEQUENCE,))
+    )
 
 
 def _check_attribute(attribute_type: der.TLV, value: der.TLV) -> None:

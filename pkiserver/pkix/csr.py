@@ -8,6 +8,7 @@ or extensions, names outside the grammar of `names`, more than 1000 of them, a w
 """
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -95,10 +96,12 @@ def _parse(data: bytes, allow_legacy_hash: bool) -> CertificationRequest:
     """Kept for a moment: a protocol reads a request, and then issuance does."""
     try:
         cert.check_name_bounds(data)
-        attributes = _attributes(data)
+        shell = cert.split(data)
+        fields = der.sequence_of(shell[0])
+        attributes = _attributes(fields)
         # strongSwan does not sort the attributes; the signature is over them as they came.
-        request = x509.load_der_x509_csr(_with_sorted_attributes(data))
-        _check_signature(request, cert.split(data)[0], allow_legacy_hash)
+        request = x509.load_der_x509_csr(_in_order(fields, shell) or data)
+        _check_signature(request, shell[0], allow_legacy_hash)
         return _build(data, request, attributes)
     except MalformedMessage as error:
         raise _bad(error.detail) from error
@@ -106,17 +109,16 @@ def _parse(data: bytes, allow_legacy_hash: bool) -> CertificationRequest:
         raise _bad("the request does not follow RFC 2986") from error
 
 
-def _with_sorted_attributes(data: bytes) -> bytes:
+def _in_order(fields: Sequence[der.TLV], shell: tuple[bytes, bytes, bytes]) -> bytes | None:
     """The request with its attributes in the order DER has them (X.690 section 11.6), which is all
-    the library reads. What is in order already comes out unchanged."""
-    info, algorithm, signature = cert.split(data)
-    members = der.sequence_of(info)
-    attributes = [attribute.encoded for attribute in der.children(members[-1].contents)]
-    if attributes == sorted(attributes):
-        return data
-    fields = (member.encoded for member in members[:-1])
-    in_order = der.encode(members[-1].tag, *sorted(attributes))
-    return cert.assemble(der.encode(der.SEQUENCE, *fields, in_order), algorithm, signature)
+    the library reads; None if they are."""
+    present = fields[-1].contents
+    attributes = sorted(attribute.encoded for attribute in der.children(present))
+    if b"".join(attributes) == present:
+        return None
+    others = (member.encoded for member in fields[:-1])
+    info = der.encode(der.SEQUENCE, *others, der.encode(fields[-1].tag, *attributes))
+    return cert.assemble(info, shell[1], shell[2])
 
 
 def _bad(detail: str) -> MalformedMessage:
@@ -128,6 +130,7 @@ def _build(
 ) -> CertificationRequest:
     extensions = _Extensions(request.extensions)
     key = request.public_key()
+    spki = algorithms.spki_der(key)
     hash_algorithm = request.signature_hash_algorithm
     return CertificationRequest(
         der=data,
@@ -135,8 +138,8 @@ def _build(
         common_names=_common_names(request.subject),
         alt_names=extensions.alt_names(),
         public_key=key,
-        spki=algorithms.spki_der(key),
-        spki_sha256=algorithms.spki_sha256(key),
+        spki=spki,
+        spki_sha256=hashlib.sha256(spki).digest(),
         key_usage=extensions.key_usage(),
         extended_key_usage=extensions.extended_key_usage(),
         must_staple=extensions.must_staple(),
@@ -147,10 +150,9 @@ def _build(
     )
 
 
-def _attributes(data: bytes) -> dict[str, der.TLV]:
+def _attributes(info: Sequence[der.TLV]) -> dict[str, der.TLV]:
     """Each attribute's only value, by dotted OID (RFC 2986 section 4.1). Those we know are
     SINGLE VALUE; others are let through with the first."""
-    info = der.sequence_of(cert.split(data)[0])
     if len(info) != 4 or info[3].tag != 0xA0:
         raise MalformedMessage("the request has no attributes field")
     found: dict[str, der.TLV] = {}

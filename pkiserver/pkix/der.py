@@ -29,7 +29,8 @@ SET = 0x31
 MAX_DEPTH = 32
 """Levels of nesting; a certificate with every extension needs about 12."""
 
-_CONSTRUCTED = 0x20
+CONSTRUCTED = 0x20
+"""The bit of a tag octet."""
 _TEXT_CODECS = {
     UTF8_STRING: "utf-8",
     PRINTABLE_STRING: "ascii",
@@ -50,7 +51,7 @@ class TLV(NamedTuple):
 
     @property
     def constructed(self) -> bool:
-        return bool(self.tag & _CONSTRUCTED)
+        return bool(self.tag & CONSTRUCTED)
 
 
 def read(data: bytes, offset: int = 0) -> tuple[TLV, int]:

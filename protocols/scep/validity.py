@@ -23,6 +23,7 @@ _UNITS: Mapping[str, dt.timedelta] = {
     "minutes": dt.timedelta(minutes=1),
     "seconds": dt.timedelta(seconds=1),
 }
+_PAIR = der.encode_oid(ENROLLMENT_NAME_VALUE_PAIR_OID)
 _MOST_UNITS = 1_000_000
 _LONGEST = dt.timedelta(days=36_500)
 
@@ -30,6 +31,8 @@ _LONGEST = dt.timedelta(days=36_500)
 def wished_validity(csr_der: bytes) -> dt.timedelta | None:
     """The lifetime a request asks for; None if it asks for none that makes sense. `csr_der` is a
     request that `csr.parse` accepted."""
+    if _PAIR not in csr_der:  # as in nearly all requests
+        return None
     try:
         pairs = {name.lower(): value for name, value in _pairs(csr_der)}
     except MalformedMessage:
