@@ -11,11 +11,11 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 _FIRST, _LAST = 10_000, 32_767
 _KERNEL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_claims: list[IO[bytes]] = []
+_claims: list[int] = []
+"""Open files, whose locks end with this process."""
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -41,11 +41,11 @@ def _last() -> int:
 
 
 def _claimed(path: Path) -> bool:
-    claim = path.open("wb")
+    claim = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        claim.close()
+        os.close(claim)
         return False
     _claims.append(claim)
     return True
