@@ -8,6 +8,7 @@ Replies are believed only for the name that was asked: aliases are followed ques
 import asyncio
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -282,8 +283,9 @@ async def _server_address(server: Nameserver) -> str:
     try:
         return str(ipaddress.ip_address(server.host))
     except ValueError:
-        loop = asyncio.get_running_loop()
-        return str((await loop.getaddrinfo(server.host, server.port))[0][4][0])
+        found = await asyncio.get_running_loop().getaddrinfo(server.host, server.port)
+        # IPv4 first: "localhost" has both, and most resolvers there listen on 127.0.0.1 alone.
+        return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 def _reason(error: Exception) -> str:
