@@ -136,7 +136,13 @@ def test_passwords_and_keys_of_openssl_decrypt(cms: CMS, name: str) -> None:
 @pytest.mark.parametrize("content_type", [oids.DATA, oids.SIGNED_DATA])
 def test_openssl_decrypts_our_envelopes(cms: CMS, name: str, content_type: str) -> None:
     def decrypts(data: bytes, options: str) -> None:
-        assert cms(f"cms -decrypt -binary -inform DER -in message {options}", data) == CONTENT
+        try:
+            found = cms(f"cms -decrypt -binary -inform DER -in message {options}", data)
+        except subprocess.CalledProcessError as error:
+            if b"Type=CMS_AuthEnvelopedData" in error.stderr and content_type != oids.DATA:
+                pytest.skip("this openssl (3.0.20 is one) does not read authAttrs (RFC 5083)")
+            raise
+        assert found == CONTENT
 
     rsa, ec = support.certificate(), support.certificate(support.ec_key)
     encrypt = functools.partial(enveloped_data.encrypt, CONTENT, content_type=content_type)
