@@ -40,22 +40,23 @@ def decode_blocks(data: bytes, *, max_blocks: int) -> list[tuple[str, bytes]]:
             raise MalformedMessage("not PEM: only complete blocks, with no text around them")
         if len(blocks) == max_blocks:
             raise MalformedMessage(f"more than {max_blocks} PEM blocks")
-        blocks.append((match[1].decode("ascii"), _decode_base64(match[2])))
+        blocks.append((match[1].decode("ascii"), decode_base64(match[2], "a PEM block")))
         offset = match.end()
     if not blocks:
         raise MalformedMessage("the file is empty")
     return blocks
 
 
-def _decode_base64(text: bytes) -> bytes:
+def decode_base64(text: bytes, what: str) -> bytes:
+    """Base64 (RFC 4648 section 4) with any white space. `MalformedMessage` says of `what`."""
     packed = b"".join(text.split())
     try:
         data = binascii.a2b_base64(packed, strict_mode=True)
     except binascii.Error as error:
-        raise MalformedMessage("a PEM block is not base64") from error
+        raise MalformedMessage(f"{what} is not base64") from error
     # Leftover bits of the last character that are not zero would be a second spelling.
     if binascii.b2a_base64(data, newline=False) != packed:
-        raise MalformedMessage("a PEM block is not canonical base64")
+        raise MalformedMessage(f"{what} is not canonical base64")
     return data
 
 

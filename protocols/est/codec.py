@@ -6,7 +6,6 @@ send all three. Everything else is a `MalformedMessage`.
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,24 +31,12 @@ def decode_request(body: bytes) -> bytes:
         return pem.csr_der(text)
     if body.startswith(b"\x30") and not _is_base64_text(body):
         return body
-    return decode_base64(text)
+    return pem.decode_base64(text, "the body")  # RFC 8951 section 3.1
 
 
 def _is_base64_text(body: bytes) -> bool:
     """The first octet of DER, 0x30, is a digit of base64 as well; what follows is not text."""
     return all(0x20 <= octet < 0x7F or octet in _WHITE_SPACE for octet in body)
-
-
-def decode_base64(text: bytes) -> bytes:
-    """Base64 (RFC 4648 section 4) without regard to white space (RFC 8951 section 3.1)."""
-    packed = b"".join(text.split())
-    try:
-        data = binascii.a2b_base64(packed, strict_mode=True)
-    except binascii.Error as error:
-        raise MalformedMessage("the body is not base64") from error
-    if binascii.b2a_base64(data, newline=False) != packed:
-        raise MalformedMessage("the body is not canonical base64")
-    return data
 
 
 def encode_base64(data: bytes, *, wrapped: bool = False) -> bytes:

@@ -59,7 +59,7 @@ def matches(password: str, stored: str) -> bool:
 
 
 class PasswordChecker:
-    """Checks passwords. One per process and label."""
+    """Checks passwords. One per process."""
 
     def __init__(
         self, clock: Clock, random_bytes: Callable[[int], bytes] = secrets.token_bytes

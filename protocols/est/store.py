@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pkiserver.storage import Reader, Row, Transaction
 
@@ -58,10 +59,17 @@ def insert_failures(tx: Transaction, sources: Sequence[str], now: int) -> None:
     )
 
 
-def crowded_since(reader: Reader, source: str, since: int, count: int) -> int | None:
-    """When the oldest of the `count` newest failures was, if so many are no older than `since`."""
+def crowded_since(
+    reader: Reader,
+    table: Literal["est_failures", "est_issued"],
+    source: str,
+    since: int,
+    count: int,
+) -> int | None:
+    """When the oldest of the `count` newest rows of a source was, if so many are newer than
+    `since`."""
     row = reader.one(
-        "SELECT at FROM est_failures WHERE source = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?",
+        f"SELECT at FROM {table} WHERE source = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?",
         (source, since, count - 1),
     )
     return None if row is None else int(row[0])
@@ -145,15 +153,6 @@ def insert_issued(tx: Transaction, new: Issued) -> None:
 def line_of(reader: Reader, certificate: str) -> str | None:
     row = reader.one("SELECT line FROM est_issued WHERE certificate = ?", (certificate,))
     return None if row is None else row[0]
-
-
-def issued_since(reader: Reader, source: str, since: int, count: int) -> int | None:
-    """When the oldest of the `count` newest was, if so many are no older than `since`."""
-    row = reader.one(
-        "SELECT at FROM est_issued WHERE source = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?",
-        (source, since, count - 1),
-    )
-    return None if row is None else int(row[0])
 
 
 def delete_issued(tx: Transaction, before: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pkiserver.ca.model import Requester
 from pkiserver.pkix.pem import pem_chain
 from protocols.est.certificates import CMC_RA
 from tests.test_est.conftest import OpenWorld
@@ -156,6 +157,22 @@ async def test_old_rows_are_deleted(few: World) -> None:
         few.clock.advance(moment - few.clock.now())
         await job.run()
         assert await few.rows("SELECT COUNT(*) FROM est_issued") == [(rows,)]
+
+
+async def test_an_approval_is_not_used_up_by_a_refusal(open_world: OpenWorld) -> None:
+    world = await open_world(f"[profiles.device]\nrequires_approval = true\n{FEW}")
+    await world.add_user()
+    requests = [make_csr(f"dev{number}") for number in range(3)]
+    for request in requests:
+        assert (await world.post("simpleenroll", request, auth=ALICE)).status_code == 202
+    approvals = world.runtime.services.approvals
+    for pending in await approvals.newest():
+        await approvals.approve(pending.id, Requester("cli", "operator"))
+    for request, status in zip(requests, (200, 200, 429), strict=True):
+        answer = await world.post("simpleenroll", request, auth=ALICE)
+        assert answer.status_code == status
+    world.clock.advance(dt.timedelta(hours=1))
+    assert (await world.post("simpleenroll", requests[2], auth=ALICE)).status_code == 200
 
 
 async def test_no_limit(open_world: OpenWorld) -> None:
