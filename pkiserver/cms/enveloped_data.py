@@ -13,7 +13,6 @@ it has to answer as for this error.
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -198,10 +197,28 @@ def encrypt(
 ) -> bytes:
     """The message, in DER: AuthEnvelopedData for AES-GCM, EnvelopedData otherwise. For an EC key
     the content-encryption key is agreed by ECDH and `key_transport` does not matter."""
-    envelope = _Envelope.create(content, content_encryption, content_type, random_bytes)
-    return envelope.encode(
-        _recipient(envelope.key, recipient_certificate, key_transport, oaep_digest)
+    envelope = for_certificate(
+        recipient_certificate,
+        content_encryption,
+        key_transport=key_transport,
+        oaep_digest=oaep_digest,
+        random_bytes=random_bytes,
     )
+    return envelope.encrypt(content, content_type)
+
+
+def for_certificate(
+    certificate: x509.Certificate,
+    content_encryption: str,
+    *,
+    key_transport: KeyTransport,
+    oaep_digest: str,
+    random_bytes: RandomBytes = secrets.token_bytes,
+) -> "Envelope":
+    """What `encrypt` puts its content into. PKIError BAD_ALGORITHM for a key that nothing, or not
+    this much, can be encrypted for."""
+    key, cipher = _new_key(content_encryption, random_bytes)
+    return Envelope(key, cipher, _recipient(key, certificate, key_transport, oaep_digest))
 
 
 def _recipient(
@@ -228,9 +245,9 @@ def encrypt_password(
     random_bytes: RandomBytes = secrets.token_bytes,
 ) -> bytes:
     """The message, in DER, for who knows the password (section 6.2.4)."""
-    envelope = _Envelope.create(content, content_encryption, content_type, random_bytes)
-    info = shared_keys.wrap_with_password(envelope.key, password, iterations, random_bytes)
-    return envelope.encode(recipients.encode(info))
+    key, cipher = _new_key(content_encryption, random_bytes)
+    info = shared_keys.wrap_with_password(key, password, iterations, random_bytes)
+    return Envelope(key, cipher, recipients.encode(info)).encrypt(content, content_type)
 
 
 def encrypt_kek(
@@ -243,55 +260,48 @@ def encrypt_kek(
     random_bytes: RandomBytes = secrets.token_bytes,
 ) -> bytes:
     """The message, in DER, for who has the AES key (16, 24 or 32 octets) of this name."""
-    envelope = _Envelope.create(content, content_encryption, content_type, random_bytes)
-    return envelope.encode(recipients.encode(shared_keys.wrap(envelope.key, key, key_identifier)))
+    content_key, cipher = _new_key(content_encryption, random_bytes)
+    info = shared_keys.wrap(content_key, key, key_identifier)
+    return Envelope(content_key, cipher, recipients.encode(info)).encrypt(content, content_type)
+
+
+def _new_key(algorithm: str, random_bytes: RandomBytes) -> tuple[bytes, ContentCipher]:
+    cipher = content_encryption.create(algorithm, random_bytes)
+    return random_bytes(cipher.key_size), cipher
 
 
 @dataclass(frozen=True, slots=True)
-class _Envelope:
-    """Encrypted content and the key of it, before it is known who receives it."""
+class Envelope:
+    """A content-encryption key, as it is for its recipient (a RecipientInfo) too. It is good for
+    one content: the initialisation vector or nonce is settled."""
 
     key: bytes = field(repr=False)
     cipher: ContentCipher
-    content_type: str
-    ciphertext: bytes
-    mac: bytes
-    attributes: Sequence[bytes]
+    recipient: bytes
 
-    @classmethod
-    def create(
-        cls, content: bytes, algorithm: str, content_type: str, random_bytes: RandomBytes
-    ) -> "_Envelope":
-        cipher = content_encryption.create(algorithm, random_bytes)
-        key = random_bytes(cipher.key_size)
+    def encrypt(self, content: bytes, content_type: str = oids.DATA) -> bytes:
+        """The message, in DER."""
         # RFC 5083 section 2.1: what is not plain data says authenticated what it is.
-        named = cipher.authenticated and content_type != oids.DATA
+        named = self.cipher.authenticated and content_type != oids.DATA
         encoded_type = der.encode_oid(content_type)
         sent = attributes.encode([(oids.CONTENT_TYPE, encoded_type)]) if named else []
         associated = der.encode(der.SET, *sent) if sent else b""
-        ciphertext, mac = cipher.encrypt(key, content, associated)
-        return cls(key, cipher, content_type, ciphertext, mac, sent)
-
-    def encode(self, recipient: bytes) -> bytes:
+        ciphertext, mac = self.cipher.encrypt(self.key, content, associated)
         encrypted = der.encode(
             der.SEQUENCE,
-            der.encode_oid(self.content_type),
+            encoded_type,
             content_encryption.algorithm_of(self.cipher).encode(),
-            der.encode(0x80, self.ciphertext),
+            der.encode(0x80, ciphertext),
         )
-        if self.cipher.authenticated:
-            return self._encode(oids.AUTH_ENVELOPED_DATA, 0, recipient, encrypted, self._tail())
-        return self._encode(oids.ENVELOPED_DATA, _version(recipient), recipient, encrypted, b"")
+        if not self.cipher.authenticated:
+            return self._encode(oids.ENVELOPED_DATA, _version(self.recipient), encrypted)
+        tail = der.encode(EXPLICIT_1, *sent) if sent else b""
+        tail += der.encode(der.OCTET_STRING, mac)
+        return self._encode(oids.AUTH_ENVELOPED_DATA, 0, encrypted, tail)
 
-    def _encode(
-        self, kind: str, version: int, recipient: bytes, encrypted: bytes, tail: bytes
-    ) -> bytes:
-        body = (der.encode_integer(version), der.encode(der.SET, recipient), encrypted, tail)
+    def _encode(self, kind: str, version: int, encrypted: bytes, tail: bytes = b"") -> bytes:
+        body = (der.encode_integer(version), der.encode(der.SET, self.recipient), encrypted, tail)
         return content_info.encode(kind, der.encode(der.SEQUENCE, *body))
-
-    def _tail(self) -> bytes:
-        sent = der.encode(EXPLICIT_1, *self.attributes) if self.attributes else b""
-        return sent + der.encode(der.OCTET_STRING, self.mac)
 
 
 def _version(recipient: bytes) -> int:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from pkiserver.cms import certs_only, content_info, enveloped_data, signed_data
+from pkiserver.cms.enveloped_data import Envelope
 from pkiserver.cms.key_transport import KeyTransport, scheme_of
 from pkiserver.cms.recipients import KeyTransRecipientInfo
 from pkiserver.cms.signatures import LEGACY_DIGESTS, hash_of
@@ -50,6 +51,11 @@ class Opened:
     content_encryption: str
     key_transport: tuple[KeyTransport, str | None]
 
+    @property
+    def answered_with(self) -> str:
+        """The algorithm of the answer's content encryption."""
+        return _ANSWERED_WITH.get(self.content_encryption, self.content_encryption)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -72,6 +78,7 @@ class Exchange:
     terms: Terms
     authority: RegistrationAuthority
     usable: Sequence[RegistrationAuthority]
+    _envelope: Envelope | None = field(default=None, init=False, repr=False)
 
     async def with_keys(self, work: Callable[..., T], *given: object) -> T:
         """What `work` gives, here if no key is large: a change of threads costs about as much."""
@@ -108,10 +115,10 @@ class Exchange:
         return Opened(data, enveloped.content_encryption, scheme_of(info))
 
     def check_answerable(self, opened: Opened, password: str | None) -> None:
-        """Tried before anything is issued that could not be sent: there are keys that nothing, or
-        not this much, can be encrypted for."""
+        """Before anything is issued that could not be sent: there are keys that nothing, or not
+        this much, can be encrypted for. With a password everything can be, but it takes long."""
         if password is None or self._is_rsa():
-            self._encrypted(b"", opened, None)
+            self._envelope = self._for_signer(opened)
 
     # The answer
 
@@ -120,25 +127,30 @@ class Exchange:
         if result.pending:
             return self.answer(CertRep(PKIStatus.PENDING))
         content = certs_only.encode(result.certificates, result.crls)
-        envelope = self._encrypted(content, opened, result.password)
-        return self.answer(CertRep(PKIStatus.SUCCESS, envelope))
+        return self.answer(
+            CertRep(PKIStatus.SUCCESS, self._encrypted(content, opened, result.password))
+        )
 
     def answer(self, rep: CertRep) -> bytes:
         nonce = self.terms.random_bytes(NONCE_SIZE)
         return signed(self.authority, messages.answer(rep, self.message, self._digest(), nonce))
 
     def _encrypted(self, content: bytes, opened: Opened, password: str | None) -> bytes:
-        algorithm = opened.content_encryption
-        algorithm = _ANSWERED_WITH.get(algorithm, algorithm)
         if password is not None and not self._is_rsa():
             return enveloped_data.encrypt_password(
-                content, password.encode(), algorithm, random_bytes=self.terms.random_bytes
+                content,
+                password.encode(),
+                opened.answered_with,
+                random_bytes=self.terms.random_bytes,
             )
+        envelope, self._envelope = self._envelope or self._for_signer(opened), None
+        return envelope.encrypt(content)
+
+    def _for_signer(self, opened: Opened) -> Envelope:
         scheme, digest = opened.key_transport
-        return enveloped_data.encrypt(
-            content,
+        return enveloped_data.for_certificate(
             self.message.certificate,
-            algorithm,
+            opened.answered_with,
             key_transport=scheme,
             oaep_digest=digest or "sha256",
             random_bytes=self.terms.random_bytes,
