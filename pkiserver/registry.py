@@ -2,6 +2,7 @@
 `pkiserver.protocols`. Only what the configuration enables is imported; one that cannot be loaded
 stops the start. This is the only module that writes the name `protocols`."""
 
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
@@ -25,11 +26,17 @@ def available() -> dict[str, Plugin]:
     """Every plug-in by name. Raises `PKIError` CONFIGURATION if one cannot be loaded."""
     _refuse_shadow()
     plugins = {name: _load(name, module) for name, module in BUILT_IN.items()}
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in _entry_points():
         if point.name in plugins:
             raise configuration_error(f"plug-in {point.name!r} ({point.value}) is there twice")
         plugins[point.name] = _checked(point.name, point.load())
     return plugins
+
+
+@functools.cache
+def _entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Looked for once: every installed distribution is opened for it."""
+    return tuple(importlib.metadata.entry_points(group=GROUP))
 
 
 def sections(plugins: Mapping[str, Plugin]) -> dict[str, type[Section]]:
