@@ -107,7 +107,7 @@ async def _send(server: SCEPServer, messages: list[tuple[str, bytes]]) -> Seen:
 async def test_no_challenge_is_used_twice(server: SCEPServer) -> None:
     """S27, S30 over two processes."""
     challenges = await _challenges(server, ENROLMENTS + CONTESTED)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:  # it makes the registration authority
         answer = await http.get(f"{server.url('load')}?operation=GetCACert")
     recipient = certs_only.parse(answer.content)[0]
     seen = await _send(server, _messages(recipient, challenges, random.Random(1)))
