@@ -22,7 +22,7 @@ class Download:
     content: bytes = field(repr=False)
     sha256: bytes
     media_type: str
-    last_modified: dt.datetime
+    last_modified: dt.datetime | None
     max_age: int
     expires: dt.datetime
 
@@ -85,7 +85,10 @@ def _wanted(scope: Scope, answer: Download, size: int) -> tuple[int, int] | None
 def _is_of_this(scope: Scope, answer: Download) -> bool:
     """If-Range: a strong tag, or exactly the date (section 13.1.5)."""
     value = _header(scope, b"if-range")
-    return value in (None, answer.etag, http_date(answer.last_modified).decode("ascii"))
+    dated = answer.last_modified
+    return value in (None, answer.etag) or (
+        dated is not None and value == http_date(dated).decode("ascii")
+    )
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -95,10 +98,12 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 def _headers(answer: Download) -> Headers:
     control = f"max-age={answer.max_age}, public, no-transform, must-revalidate"
-    return [
+    headers = [
         (b"cache-control", control.encode("ascii")),
         (b"etag", answer.etag.encode("ascii")),
-        (b"last-modified", http_date(answer.last_modified)),
         (b"expires", http_date(answer.expires)),
         (b"accept-ranges", b"bytes"),
     ]
+    if answer.last_modified is not None:
+        headers.append((b"last-modified", http_date(answer.last_modified)))
+    return headers

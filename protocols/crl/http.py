@@ -20,7 +20,6 @@ from starlette.types import Receive, Scope, Send
 from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
 from pkiserver.ca.crl_scope import parse_file
-from pkiserver.ca.crl_view import BACKDATE
 from pkiserver.ca.status import StatusService
 from pkiserver.clock import Clock, from_epoch
 from pkiserver.errors import ErrorCode, PKIError
@@ -96,13 +95,15 @@ class Library:
         now = self._clock.now()
         left = int((newest.next_update - now).total_seconds())
         longest = CRL_MAX_AGE_BEHIND if newest.behind else CRL_MAX_AGE
-        # thisUpdate, in general; but of two lists of one second the later one has to be newer.
-        published = from_epoch(min(newest.number, _LAST_YEARS)) - BACKDATE
+        # When it was made, not thisUpdate, which lies back: whoever asks with the time of an
+        # earlier download would be kept from it. Of two lists of one second the later one has
+        # the next second, which is no date to tell yet.
+        published = max(from_epoch(min(newest.number, _LAST_YEARS)), newest.this_update)
         return Download(
             newest.der,
             newest.sha256,
             _CRL_TYPE,
-            last_modified=min(max(published, newest.this_update), now),
+            last_modified=published if published <= now else None,
             max_age=max(0, min(longest, left)),
             expires=newest.next_update,
         )

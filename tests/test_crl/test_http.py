@@ -14,6 +14,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from pkiserver.ca.crl_view import BACKDATE
 from pkiserver.web.caching import http_date
 from pkiserver.web.edge import Edge
 from pkiserver.web.hot import HotPaths
@@ -72,7 +73,7 @@ async def test_crl_with_its_headers(server: Server) -> None:
     assert headers["cache-control"] == (
         f"max-age={CRL_MAX_AGE}, public, no-transform, must-revalidate"
     )
-    assert headers["last-modified"] == http_date(loaded.last_update_utc).decode()
+    assert headers["last-modified"] == http_date(loaded.last_update_utc + BACKDATE).decode()
     assert headers["expires"] == "Sun, 08 Mar 2026 12:00:00 GMT"
 
 

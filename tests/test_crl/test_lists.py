@@ -20,6 +20,7 @@ from starlette.types import Message
 from pkiserver.config import CRLSettings
 from pkiserver.errors import PKIError
 from pkiserver.web import downloads
+from pkiserver.web.caching import http_date
 from pkiserver.web.downloads import Download, send_download
 from pkiserver.web.edge import Edge
 from pkiserver.web.hot import HotPaths
@@ -109,6 +110,30 @@ async def test_two_lists_of_one_second_are_told_apart_by_date(server: Server) ->
     since = {"If-Modified-Since": first.headers["last-modified"]}
     second = await server.http.get("/crl/issuing.crl", headers=since)
     assert second.status_code == 200 and second.headers["etag"] != first.headers["etag"]
+
+
+async def test_who_sends_the_time_of_its_last_download_gets_a_list_made_since(
+    server: Server,
+) -> None:
+    """As `curl -z` does. thisUpdate lies back by more than the time between the two."""
+    await server.get("/crl/issuing.crl")
+    server.pki.clock.advance(dt.timedelta(minutes=1))
+    downloaded = {"If-Modified-Since": http_date(server.pki.clock.now()).decode()}
+    assert (await server.http.get("/crl/issuing.crl", headers=downloaded)).status_code == 304
+    server.pki.clock.advance(dt.timedelta(minutes=1))
+    await server.pki.revoke(await server.pki.issue())
+    assert (await server.http.get("/crl/issuing.crl", headers=downloaded)).status_code == 200
+
+
+async def test_a_list_that_is_dated_ahead_is_asked_for_by_tag_only(server: Server) -> None:
+    """The second one of this second, or those of a clock that was ahead."""
+    first = await server.get("/crl/issuing.crl")
+    await server.pki.revoke(await server.pki.issue())
+    since = {"If-Modified-Since": first.headers["last-modified"]}
+    second = await server.http.get("/crl/issuing.crl", headers=since)
+    assert second.status_code == 200 and "last-modified" not in second.headers
+    tag = {"If-None-Match": second.headers["etag"]}
+    assert (await server.http.get("/crl/issuing.crl", headers=tag)).status_code == 304
 
 
 # Ranges
