@@ -35,6 +35,7 @@ REQUEST_TYPE = "application/ocsp-request"
 RESPONSE_TYPE = "application/ocsp-response"
 _REQUEST_TYPE = REQUEST_TYPE.encode("ascii")
 _MAX_GET = 4096
+_PUT_RIGHT = str.maketrans(" ", "+", "\r\n")
 
 _log = structlog.get_logger("pkiserver.ocsp")
 
@@ -171,12 +172,13 @@ def decode_path(encoded: str) -> bytes:
     """The request in a path that was percent-decoded once (RFC 6960 appendix A.1).
 
     Seen from real clients and proxies, and put right: encoded twice, `+` that became a space, one
-    slash too many in front, padding left out. Slashes that a proxy merged cannot be.
+    slash too many in front, padding left out, the line breaks that `base64` makes. Slashes that a
+    proxy merged cannot be.
     """
     if len(encoded) > _MAX_GET:
         raise MalformedMessage("the request is too long for a GET")
     text = unquote(encoded) if "%" in encoded else encoded
-    text = text.removeprefix("/").replace(" ", "+").rstrip("=")
+    text = text.removeprefix("/").translate(_PUT_RIGHT).rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):

@@ -100,8 +100,10 @@ Spell = Callable[[str], str]
         lambda text: quote(quote(text, safe=""), safe=""),
         lambda text: text.rstrip("="),
         lambda text: text.replace("+", "%20"),
+        lambda text: text + "%0A",
+        lambda text: text[:64] + "%0d%0a" + text[64:],
     ],
-    ids=["encoded", "bare", "slash", "twice", "no-padding", "space"],
+    ids=["encoded", "bare", "slash", "twice", "no-padding", "space", "newline", "lines"],
 )
 async def test_get_in_the_forms_clients_use(server: Server, spell: Spell) -> None:
     text = base64.b64encode(_with_every_character(server)).decode()
