@@ -49,6 +49,9 @@ REVOKED = 0.3
 TWICE = 0.3
 """How many requests of devices are sent several times at once."""
 
+WARM_SECONDS = 120
+"""In which the first load has given every client something to lose."""
+
 SLOW_TARGETS, SLOW = 0.05, 1.5
 """How many targets of validation take their time, and at most how many seconds."""
 
@@ -161,6 +164,8 @@ class Trial:
             for one in fresh
         ]
         async with self._approving():
+            if not self._rounds:
+                await self._something_to_lose(fresh)
             await asyncio.sleep(self._chance.uniform(0.1, LONGEST_LOAD))
             anchor = aftermath.audit_head(self._server.database)
             aftermath.check_log(await asyncio.to_thread(self._server.kill))
@@ -176,6 +181,17 @@ class Trial:
         self._unknown = await asyncio.to_thread(aftermath.under_way, self._server.database)
         self._rounds.append(fresh)
         self._orders += orders
+
+    async def _something_to_lose(self, fresh: Sequence[AnyWitness]) -> None:
+        """Every client has begun, and a certificate is revoked, however slow the machine is."""
+        deadline = time.monotonic() + WARM_SECONDS
+        while not (
+            all(one.orders for one in fresh)
+            and any(o.revocation is Revocation.ACKNOWLEDGED for one in fresh for o in one.orders)
+        ):
+            if time.monotonic() > deadline:
+                raise InteropError(f"nothing to lose after {WARM_SECONDS} s of load")
+            await asyncio.sleep(0.05)
 
     def _fresh(self) -> Iterator[AnyWitness]:
         url = f"{self._server.base_url}/acme/default/directory"

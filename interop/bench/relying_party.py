@@ -155,7 +155,7 @@ def get(url: str, body: bytes | None = None) -> bytes:
     headers = {"Content-Type": "application/ocsp-request"} if body else {}
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(url, body, headers), timeout=10
+            urllib.request.Request(url, body, headers), timeout=30
         ) as answer:
             data: bytes = answer.read()
     except urllib.error.HTTPError as error:

@@ -8,7 +8,7 @@ from typing import Self
 
 from interop.fuzz.cases import Case, Reply
 
-SECONDS = 20
+SECONDS = 60
 """An answer that takes longer is a finding."""
 
 
