@@ -162,7 +162,7 @@ class Issuance:
         """Put a refusal into the audit log, in a transaction of its own, if there are not too many
         of this requester already."""
         csr_sha256 = hashlib.sha256(request.csr).hexdigest()
-        detail = _refusal(error) | {"csr_sha256": csr_sha256, "address": request.requester.address}
+        detail = _refusal(error) | {"csr_sha256": csr_sha256}
         await self._refuse(request.requester, f"profile:{request.profile[:100]}", detail)
 
     async def _refuse(self, by: Requester, about: str, detail: Mapping[str, JSON]) -> None:
@@ -171,7 +171,7 @@ class Issuance:
             actor=str(by),
             action="certificate.refuse",
             object=about,
-            detail=detail,
+            detail={**detail, "address": by.address},
             sources=by.sources,
         )
 

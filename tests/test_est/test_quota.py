@@ -11,6 +11,7 @@ from pkiserver.pkix.pem import pem_chain
 from protocols.est.certificates import CMC_RA
 from tests.test_est.conftest import OpenWorld
 from tests.test_est.support import (
+    ADDRESS,
     PASSWORD,
     Factory,
     Held,
@@ -48,7 +49,9 @@ async def test_a_user_waits(few: World) -> None:
     for operation in ("simpleenroll", "serverkeygen"):
         refused = await few.post(operation, make_csr(), auth=ALICE)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "3600")
-    assert sum("enrolments_per_client" in cause for cause in await few.refusals()) == 2
+    recorded = await few.refusals()
+    assert sum("enrolments_per_client" in cause for cause in recorded) == 2
+    assert all(f'"address":"{ADDRESS}"' in cause for cause in recorded)  # for `pkiserver why`
     assert (await few.post("simpleenroll", request, auth=ALICE)).status_code == 200
     await few.add_user("bob")
     assert (await few.post("simpleenroll", make_csr(), auth=("bob", PASSWORD))).status_code == 200
