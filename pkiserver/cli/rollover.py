@@ -9,7 +9,6 @@ from cryptography import x509
 
 from pkiserver.ca import closing
 from pkiserver.ca.authorities import Authorities, Rotation, subject_name
-from pkiserver.ca.model import AuthorityStatus
 from pkiserver.cli.authority_view import details, print_authority
 from pkiserver.cli.context import (
     DEFAULT_HOME,
@@ -144,8 +143,8 @@ def _is_root(authorities: Authorities, name: str) -> bool:
 
 
 def _keep_root_pem(core: Core) -> None:
-    """`root.pem` of the home has every root of its line that is not closed, the one that issues
-    first. A file that holds anything else is the operator's."""
+    """`root.pem` of the home has every root of its line that is neither closed nor revoked, the one
+    that issues first. A file that holds anything else is the operator's."""
     authorities, path = core.services.authorities, Home(core.services.settings.home).root_pem
     try:
         there = x509.load_pem_x509_certificates(path.read_bytes())
@@ -155,12 +154,17 @@ def _keep_root_pem(core: Core) -> None:
     if not set(there) <= own.keys():
         return
     current = authorities.current(own[there[0]])
+    anchors = authorities.roots()
     line = [
         each.certificate
         for each in sorted(authorities.line(current), key=lambda each: each.name != current)
-        if each.certificate is not None and each.status is not AuthorityStatus.CLOSED
+        if each.certificate in anchors
     ]
-    if line != there and set(there) <= {each.certificate for each in authorities.line(current)}:
+    if (
+        line
+        and line != there
+        and set(there) <= {each.certificate for each in authorities.line(current)}
+    ):
         write_public(path, pem_chain(line))
 
 

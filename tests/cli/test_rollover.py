@@ -161,6 +161,15 @@ def test_mistakes_are_one_line_and_change_nothing(cli: CLI, words: list[str], sa
     assert cli("ca", "list").out == before
 
 
+def test_a_revoked_root_leaves_the_file_of_roots(cli: CLI, home: Path) -> None:
+    cli("ca", "rotate", "root")
+    cli("ca", "activate", "root")
+    assert (home / "root.pem").read_bytes().count(b"BEGIN") == 2
+    cli("cert", "revoke", show(cli, "root")["serial"], "--reason", "cACompromise")
+    assert cli("ca", "retire", "root").status == 0
+    assert (home / "root.pem").read_text() == cli("ca", "export", "root-2").out
+
+
 def test_a_root_pem_of_the_operator_s_own_is_left_alone(cli: CLI, home: Path) -> None:
     other = cli("ca", "create", "other", "--root", "--subject", "CN=Other").status
     assert other == 0
