@@ -9,7 +9,6 @@ worker whose parent is gone stops by itself: it sees the end of a pipe only the 
 """
 
 import asyncio
-import gc
 import json
 import os
 import selectors
@@ -23,6 +22,7 @@ from typing import NoReturn
 
 from pkiserver.clock import monotonic
 from pkiserver.errors import ErrorCode, PKIError
+from pkiserver.serving import memory
 from pkiserver.serving.connection import log
 from pkiserver.serving.listeners import Listener
 from pkiserver.serving.worker import Server, quiet_loop_errors
@@ -102,22 +102,12 @@ async def _serve(
         server = Server(listeners)
         try:
             await server.start()
-            _calm_collector()
+            memory.settle()
             _reload_on_hangup(server)
             ready()
             await stop.wait()
         finally:
             await server.stop(grace)
-
-
-def _calm_collector() -> None:
-    """What was made for the start stays for good: the garbage collector need not look at it again
-    and again. Requests make little that refers to itself, so it may also look less often."""
-    gc.collect()
-    gc.freeze()
-    # The oldest are only looked at when a quarter of them came since the last time: of these none.
-    gc.collect()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def _stop_on_signals(stop: asyncio.Event, *, ignore_interrupt: bool) -> None:

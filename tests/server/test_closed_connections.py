@@ -16,7 +16,6 @@ from pkiserver.server import Timeouts
 from pkiserver.serving.http1 import HTTP1Connection
 from pkiserver.serving.http1_parser import Request, RequestParser
 from pkiserver.serving.hypercorn_seam import HypercornConnection
-from pkiserver.serving.supervisor import _calm_collector
 from tests.server.conftest import Files, converse, echo, running
 
 CLIENTS = 3
@@ -131,17 +130,3 @@ async def test_without_tls(data: bytes) -> None:
     async with running(echo, timeouts=Timeouts(idle=0.2, linger=0.1)) as (_, port):
         await converse(port, data)
         await nothing_left()
-
-
-def test_the_collector_goes_on_looking_at_everything_new() -> None:
-    """What was there at the start is not counted against it."""
-    thresholds = gc.get_threshold()
-    try:
-        _calm_collector()
-        gc.set_threshold(10, 1, 1)
-        before = gc.get_stats()[2]["collections"]
-        kept: list[list[int]] = [[] for _ in range(5000)]
-        assert gc.get_stats()[2]["collections"] > before + 1, len(kept)
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
