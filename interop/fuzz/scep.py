@@ -20,6 +20,7 @@ from pkiserver.cms.content_info import issuer_and_serial
 from pkiserver.pkix import der
 
 _TYPES = (b"3", b"17", b"18", b"19", b"19", b"19", b"20", b"21", b"22", b"99", b"x")
+_QUERIES = (b"21", b"22")
 _ENCRYPTION = ("aes128-cbc", "aes256-cbc", "des-ede3-cbc", "aes128-gcm")
 _VERISIGN = "2.16.840.1.113733.1.9"
 _PATHS = (b"/scep/default", b"/SCEP/default/pkiclient.exe", b"/cgi-bin/pkiclient.exe",
@@ -59,10 +60,12 @@ def cases(subject: Subject) -> Cases:
             )
             return Case(b"GET", path + query)
         device = rng.choice(devices)
-        if rng.random() < 0.7:
-            message = _message(rng, authority, device, rng.choice(device.requests))
-            return _over_http(rng, path, message, _never_success)
-        return _over_http(rng, path, _message(rng, authority, device, device.wanted), nothing)
+        kind = rng.choice(_TYPES)
+        asks = rng.random() < 0.3
+        content = device.wanted if asks else rng.choice(device.requests)
+        # A request may be damaged into what GetCert and GetCRL ask for.
+        check = nothing if asks or kind in _QUERIES else _never_success
+        return _over_http(rng, path, _message(rng, authority, device, kind, content), check)
 
     return make
 
@@ -112,7 +115,9 @@ def _damaged(data: bytes, rng: Rng) -> bytes:
     return damaged[:_LONGEST]
 
 
-def _message(rng: Rng, authority: x509.Certificate, device: _Device, content: bytes) -> bytes:
+def _message(
+    rng: Rng, authority: x509.Certificate, device: _Device, kind: bytes, content: bytes
+) -> bytes:
     level = rng.randrange(4)
     if level == 0:
         content = _damaged(content, rng)
@@ -126,7 +131,7 @@ def _message(rng: Rng, authority: x509.Certificate, device: _Device, content: by
     if level == 1:
         envelope = _damaged(envelope, rng)
     sent = [
-        (f"{_VERISIGN}.2", der.encode(der.PRINTABLE_STRING, rng.choice(_TYPES))),
+        (f"{_VERISIGN}.2", der.encode(der.PRINTABLE_STRING, kind)),
         (f"{_VERISIGN}.7", der.encode(der.PRINTABLE_STRING, rng.randbytes(8).hex().encode())),
         (f"{_VERISIGN}.5", der.encode(der.OCTET_STRING, rng.randbytes(rng.choice((0, 8, 16))))),
     ]
