@@ -6,6 +6,7 @@ The core's sections are here. A protocol brings the model of its own section (`[
 """
 
 import datetime as dt
+import functools
 import os
 import re
 import tomllib
@@ -330,11 +331,12 @@ SHIPPED_PROFILES: Mapping[str, ProfileSettings] = {
 }
 
 
-def settings_class(sections: Mapping[str, type[Section]]) -> type[CoreSettings]:
+@functools.cache
+def settings_class(sections: tuple[tuple[str, type[Section]], ...]) -> type[CoreSettings]:
     """`CoreSettings` with one `dict[name, section]` field per protocol."""
     fields: dict[str, Any] = {
         protocol: (dict[str, model], Field(default_factory=dict))  # type: ignore[valid-type]
-        for protocol, model in sections.items()
+        for protocol, model in sections
     }
     return create_model("Settings", __base__=CoreSettings, **fields)
 
@@ -358,7 +360,7 @@ def build(
     """Settings from an already parsed table. Raises like `load`."""
     _refuse_unknown_environment(sections)
     try:
-        settings = settings_class(sections)(**{**table, "home": home.absolute()})
+        settings = settings_class(tuple(sections.items()))(**{**table, "home": home.absolute()})
     except ValidationError as error:
         lines = [
             f"{_place(home, e['loc'])}: {_key(e['loc'])}: {_message(e)}" for e in error.errors()
