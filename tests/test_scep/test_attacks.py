@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -83,3 +84,33 @@ def _wanted(purposes: Sequence[x509.ObjectIdentifier]) -> list[tuple[str, bytes]
     value = der.encode(der.OCTET_STRING, x509.ExtendedKeyUsage(purposes).public_bytes())
     extension = der.encode(der.SEQUENCE, der.encode_oid("2.5.29.37"), value)
     return [("1.2.840.113549.1.9.14", der.encode(der.SEQUENCE, extension))]
+
+
+@pytest.mark.parametrize("label", ["default", "static"])
+async def test_challenges_are_in_no_log_and_no_database(
+    open_world: OpenWorld,
+    label: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of requests that pass and of those that do not; an approval needs the request itself."""
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("CHALLENGE", "correct horse battery")
+    world = await open_world(static={"challenge": "static", "challenge_secret_env": "CHALLENGE"})
+    one_time = await world.challenge()
+    good = {"default": one_time, "static": "correct horse battery"}[label]
+    device = await world.device(label)
+    forbidden = {"extra": _wanted([ExtendedKeyUsageOID.CODE_SIGNING])}
+    for message, status in (
+        (device.pkcs_req("a wrong guess", transaction_id=new_transaction()), "2"),
+        (device.pkcs_req(good, csr=forbidden), "2"),
+        (device.pkcs_req(good), "0"),
+    ):
+        assert (await world.send(device, message, label)).status == status
+    said = "".join(capsys.readouterr()) + caplog.text
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("pki.db*"))
+    assert files
+    for secret in (good, "a wrong guess"):
+        assert secret not in said and secret.encode() not in files
