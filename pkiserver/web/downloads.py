@@ -41,8 +41,7 @@ async def send_download(scope: Scope, send: Send, answer: Download) -> None:
     headers.append((b"content-type", answer.media_type.encode("ascii")))
     span = _wanted(scope, answer, size)
     if span is None:
-        headers.append((b"content-range", b"bytes */%d" % size))
-        await _send(send, 416, [*headers, (b"content-length", b"0")], memoryview(b""))
+        await _send(send, 416, _beyond(size), memoryview(b""))
         return
     begin, end = span
     status = 200
@@ -52,6 +51,15 @@ async def send_download(scope: Scope, send: Send, answer: Download) -> None:
     headers.append((b"content-length", b"%d" % (end - begin)))
     body = memoryview(b"" if scope["method"] == "HEAD" else answer.content)
     await _send(send, status, headers, body[begin:end])
+
+
+def _beyond(size: int) -> Headers:
+    """Not to be cached: others ask for other parts."""
+    return [
+        (b"cache-control", b"no-store"),
+        (b"content-range", b"bytes */%d" % size),
+        (b"content-length", b"0"),
+    ]
 
 
 async def _send(send: Send, status: int, headers: Headers, body: memoryview) -> None:

@@ -182,6 +182,8 @@ async def test_what_is_no_range_of_ours_is_ignored(asked: str) -> None:
 async def test_range_beyond_the_end(asked: str) -> None:
     status, headers, body = await ask(range=asked)
     assert (status, body) == (416, b"") and headers["content-range"] == "bytes */1024"
+    assert headers["cache-control"] == "no-store", "it would keep others from the list"
+    assert "etag" not in headers
 
 
 async def test_if_range(tmp_path: Path) -> None:
