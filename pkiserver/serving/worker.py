@@ -1,8 +1,9 @@
 """One process's server: accepts connections on its listeners, reloads TLS, stops gracefully."""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pkiserver.errors import PKIError
@@ -18,6 +19,9 @@ except ImportError:  # without httptools Hypercorn's h11 speaks HTTP/1.1, at fou
 
 TLS_SHUTDOWN_SECONDS = 3.0
 TLS_LOOK_SECONDS = 5.0
+ACCEPTED_AT_ONCE = 100
+ACCEPT_AGAIN_SECONDS = 1.0
+"""After there were no file descriptors left."""
 
 
 class Server:
@@ -40,7 +44,7 @@ class Server:
     async def reload(self) -> None:
         """Look at every listener's TLS files now and use them for new connections if changed."""
         for acceptor in self._acceptors:
-            await acceptor.refresh()
+            acceptor.refresh()
 
     async def stop(self, grace: float) -> None:
         """Accept nothing more, let running requests end within `grace` seconds, cut the rest."""
@@ -64,69 +68,72 @@ class Server:
 
 
 class _Acceptor:
-    """One listener: its accepting server, its TLS context, its connections."""
+    """One listener: its accepting socket, its TLS context, its connections."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self._server: asyncio.Server | None = None
+        self._handshakes: _Handshakes | None = None
         self._stamp: object = None
         self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._full = False
 
     async def open(self) -> None:
+        """Accept on a duplicate of the socket, so that closing leaves the port open."""
+        listener = self.listener
+        if listener.tls is None:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: asyncio.StreamReaderProtocol(Reader(), self._serve),
+                sock=listener.sock.dup(),
+            )
+            return
         try:
-            self._stamp = tls_stamp(self.listener)
+            self._stamp = tls_stamp(listener)
         except OSError:  # the context says the same in the operator's words
             self._stamp = None
-        self._server = await self._accept()
+        context = tls_context(listener)
+        self._handshakes = _Handshakes(listener, context, self._has_room, self._serve)
 
-    async def refresh(self) -> None:
-        if self.listener.tls is None or self._server is None:
+    def refresh(self) -> None:
+        """A fresh context rather than a changed one: OpenSSL would keep an old certificate of
+        another key type, and connections in their handshake would see half of a change."""
+        if self._handshakes is None:
             return
         try:
             stamp = tls_stamp(self.listener)
             if stamp == self._stamp:
                 return
             self._stamp = stamp
-            replacement = await self._accept()
+            self._handshakes.context = tls_context(self.listener)
         except (OSError, PKIError) as error:
             log.error("TLS files not reloaded; the old ones stay in use", reason=str(error))
             return
-        self._server.close()
-        self._server = replacement
         log.info("TLS files reloaded", port=self.listener.address[1])
-
-    async def _accept(self) -> asyncio.Server:
-        """Accept on a duplicate of the socket, so that closing a server leaves the port open.
-
-        A fresh context rather than a changed one: OpenSSL would keep an old certificate of another
-        key type, and connections in their handshake would see half of a change.
-        """
-        listener = self.listener
-        options: dict[str, Any] = {}
-        if listener.tls is not None:
-            options = {
-                "ssl": tls_context(listener),
-                "ssl_handshake_timeout": listener.timeouts.handshake,
-                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
-            }
-        return await asyncio.get_running_loop().create_server(
-            self._protocol, sock=listener.sock.dup(), **options
-        )
-
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(Reader(), self._connected)
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:
             self._server.close()
             self._server = None
+        if self._handshakes is not None:
+            self._handshakes.close()
+            self._handshakes = None
         for connection in self._connections.values():
             connection.drain()
         return set(self._connections)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _has_room(self) -> bool:
+        """For another connection. Those whose handshake lasts count, too."""
+        handshakes = 0 if self._handshakes is None else self._handshakes.count
+        full = len(self._connections) + handshakes >= self.listener.max_connections
+        if full and not self._full:
+            log.warning("no more connections are taken", most=self.listener.max_connections)
+        self._full = full
+        return not full
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if len(self._connections) >= self.listener.max_connections or self._server is None:
+        closed = self._server is None and self._handshakes is None
+        if closed or (self._server is not None and not self._has_room()):
             writer.transport.abort()
             return
         assert task is not None  # noqa: S101
@@ -153,6 +160,81 @@ class _Acceptor:
         return HTTP1Connection(listener.app, info, listener.timeouts, reader, writer)
 
 
+class _Handshakes:
+    """Accepts connections and begins TLS on them. asyncio's own server would not say how many are
+    in their handshake."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        context: ssl.SSLContext,
+        has_room: Callable[[], bool],
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    ) -> None:
+        self.context = context
+        self._timeouts = listener.timeouts
+        self._has_room = has_room
+        self._serve = serve
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._sock = listener.sock.dup()
+        self._again: asyncio.TimerHandle | None = None
+        self._listen()
+
+    @property
+    def count(self) -> int:
+        """Those in progress."""
+        return len(self._tasks)
+
+    def close(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _listen(self) -> None:
+        self._again = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, _address = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of file descriptors or memory
+                log.error("cannot accept connections", reason=error.strerror)
+                self._loop.remove_reader(self._sock)
+                self._again = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._listen)
+                return
+            if not self._has_room():
+                sock.close()
+                continue
+            self._tasks.add(self._loop.create_task(self._begin(sock)))
+
+    async def _begin(self, sock: socket.socket) -> None:
+        """The handshake, then the connection in the same task."""
+        task = asyncio.current_task()
+        reader = Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=self.context,
+                ssl_handshake_timeout=self._timeouts.handshake,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            error.__traceback__ = None  # its frames would keep the connection
+            return
+        finally:
+            self._tasks.discard(task)
+        await self._serve(reader, asyncio.StreamWriter(transport, protocol, reader, self._loop))
+
+
 def describe(writer: asyncio.StreamWriter) -> tuple[ConnectionInfo, str]:
     """The connection's part of the scope, and the protocol agreed by ALPN."""
     client = _address(writer.get_extra_info("peername"))
@@ -166,10 +248,11 @@ def describe(writer: asyncio.StreamWriter) -> tuple[ConnectionInfo, str]:
 
 
 def _address(name: Any) -> tuple[str, int]:
-    """Host and port; OSError if the connection is gone already."""
+    """Host and port; OSError if the connection is gone already. A socket for both IPv6 and IPv4
+    shows IPv4 addresses mapped (RFC 4291 section 2.5.5.2)."""
     if not name:
         raise ConnectionResetError
-    return name[0], name[1]
+    return name[0].removeprefix("::ffff:"), name[1]
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

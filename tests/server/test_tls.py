@@ -2,11 +2,14 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
+import uvloop
 from cryptography import x509
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -265,6 +268,68 @@ async def test_plain_bytes_on_the_tls_port_do_no_harm(files: Files) -> None:
             assert len(await asyncio.wait_for(reader.read(), 5)) < 20
             writer.close()
         assert (await fetch(port, files.client_context()))["scheme"] == "https"
+
+
+async def _half_open(port: int, files: Files) -> None:
+    """Connections that begin no handshake, or break off in one, count like others."""
+    waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    for _, each in waiting:
+        each.write(b"no handshake")
+    for other, each in waiting:
+        with suppress(ConnectionError):
+            await asyncio.wait_for(other.read(), 5)
+        each.close()
+    assert (await fetch(port, files.client_context()))["scheme"] == "https"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_handshakes_in_progress_are_connections(
+    files: Files, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> None:
+        timeouts = Timeouts(handshake=5, linger=0.1)
+        async with running(PEER_APP, files.tls, timeouts=timeouts, max_connections=2) as (_, port):
+            await _half_open(port, files)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+async def test_a_handshake_that_is_not_ended_is_cut_off(files: Files) -> None:
+    """Byte by byte does not help: the time is for all of it."""
+    async with running(PEER_APP, files.tls, timeouts=Timeouts(handshake=0.1)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(bytes.fromhex("16030102000100"))
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 2) == b""
+        writer.close()
+
+
+async def test_a_stop_waits_for_no_handshake(files: Files) -> None:
+    async with running(PEER_APP, files.tls, grace=5) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(1):
+            await server.stop(5)
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
+
+
+async def test_ipv4_clients_of_an_ipv6_socket_are_ipv4_clients() -> None:
+    sock = bind("::ffff:127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    server = Server([Listener(sock, PEER_APP)])
+    await server.start()
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/")
+    assert answer.json()["address"] == "127.0.0.1"
+    await server.stop(1)
+    sock.close()
 
 
 def test_the_password_is_not_in_the_repr(files: Files) -> None:
