@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pkiserver import registry
+from pkiserver import logs, registry
 from pkiserver.ca.approvals import Approvals
 from pkiserver.ca.audit import Audit
 from pkiserver.ca.authorities import Authorities
@@ -49,6 +49,7 @@ async def open_core(
     development: bool = False,
 ) -> AsyncIterator[Core]:
     """Open the home's database, migrate it and load the authorities. Raises `PKIError`."""
+    logs.configure_if_nobody_did()
     plugins = registry.enabled(registry.available(), settings)
     database = open_database(settings.storage.url, settings.home)
     try:

@@ -57,6 +57,13 @@ def configure(
     root.setLevel(max(number, logging.WARNING))
 
 
+def configure_if_nobody_did() -> None:
+    """In an application that we are embedded in and that leaves structlog as it is: without this,
+    tracebacks would show local variables."""
+    if not structlog.is_configured():
+        structlog.configure(processors=_processors("console"))
+
+
 _access: structlog.typing.FilteringBoundLogger = structlog.get_logger("pkiserver.access")
 
 

@@ -3,6 +3,7 @@ processes; a whole ACME order each time."""
 
 import asyncio
 import logging
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -263,3 +264,19 @@ async def test_what_started_is_stopped_when_the_rest_does_not_start(
         assert asyncio.all_tasks() == before
         with Presence(runtime.services.state).alone() as alone:
             assert alone
+
+
+async def test_no_local_variables_in_the_log_of_an_application_that_configures_none(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """structlog's own default would show what was in them: keys, passwords."""
+    configure(home)
+    async with lifespan_of(pkiserver.create_app(home)):
+        passphrase = secrets.token_hex(8)
+        try:
+            raise RuntimeError("failed")
+        except RuntimeError:
+            structlog.get_logger("pkiserver").exception("internal error", password=passphrase)
+    shown = capsys.readouterr().out
+    assert "RuntimeError" in shown and "Traceback" in shown
+    assert passphrase not in shown
