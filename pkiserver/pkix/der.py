@@ -54,30 +54,16 @@ class TLV(NamedTuple):
         return bool(self.tag & CONSTRUCTED)
 
 
-def read(data: bytes, offset: int = 0) -> tuple[TLV, int]:
-    """The element at `offset` and the offset after it."""
-    if offset + 2 > len(data):
-        raise MalformedMessage("truncated DER: no room for a tag and a length")
-    tag = data[offset]
-    if tag & 0x1F == 0x1F:
-        raise MalformedMessage("tags of more than one octet do not occur in PKIX")
-    start, length = offset + 2, data[offset + 1]
-    if length >= 0x80:
-        start, length = _read_length(data, offset + 1)
-    end = start + length
-    if end > len(data):
-        raise MalformedMessage("truncated DER: the length runs past the end")
-    return TLV(tag, data[start:end], data[offset:end]), end
-
-
 def span(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Tag, and where the contents of the element at `offset` begin and end: `read` without copying
-    what may be large."""
+    """Tag, and where the contents of the element at `offset` begin and end, without copying what
+    may be large."""
     if offset + 2 > len(data):
-        raise MalformedMessage("truncated DER: no room for a tag and a length")
+        raise _no_room()
+    if data[offset] & 0x1F == 0x1F:
+        raise _long_tag()
     start, length = _read_length(data, offset + 1)
     if start + length > len(data):
-        raise MalformedMessage("truncated DER: the length runs past the end")
+        raise _too_long()
     return data[offset], start, start + length
 
 
@@ -100,22 +86,48 @@ def _read_length(data: bytes, offset: int) -> tuple[int, int]:
 
 def read_one(data: bytes, tag: int | None = None) -> TLV:
     """The only element in `data`, with this tag if one is given."""
-    element, end = read(data)
+    found, start, end = span(data, 0)
     if end != len(data):
         raise MalformedMessage("bytes after the end of a DER element")
-    if tag is not None and element.tag != tag:
-        raise MalformedMessage(f"expected DER tag {tag:#04x}, found {element.tag:#04x}")
-    return element
+    if tag is not None and found != tag:
+        raise MalformedMessage(f"expected DER tag {tag:#04x}, found {found:#04x}")
+    return TLV(found, data[start:], data)
 
 
 def children(contents: bytes) -> tuple[TLV, ...]:
     """All the elements in the contents of a constructed one."""
     found: list[TLV] = []
-    offset = 0
-    while offset < len(contents):
-        element, offset = read(contents, offset)
-        found.append(element)
+    offset, end = 0, len(contents)
+    while offset < end:
+        if offset + 2 > end:
+            raise _no_room()
+        # The commonest lengths without a call: messages have hundreds of elements.
+        tag, length, start = contents[offset], contents[offset + 1], offset + 2
+        if tag & 0x1F == 0x1F:
+            raise _long_tag()
+        if length >= 0x80:
+            start, length = _read_length(contents, offset + 1)
+        after = start + length
+        if after > end:
+            raise _too_long()
+        found.append(_new(TLV, (tag, contents[start:after], contents[offset:after])))
+        offset = after
     return tuple(found)
+
+
+_new = tuple.__new__
+
+
+def _no_room() -> MalformedMessage:
+    return MalformedMessage("truncated DER: no room for a tag and a length")
+
+
+def _too_long() -> MalformedMessage:
+    return MalformedMessage("truncated DER: the length runs past the end")
+
+
+def _long_tag() -> MalformedMessage:
+    return MalformedMessage("tags of more than one octet do not occur in PKIX")
 
 
 def sequence_of(data: bytes) -> tuple[TLV, ...]:
