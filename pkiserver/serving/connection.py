@@ -66,6 +66,15 @@ class Connection(Protocol):
         ...
 
 
+def close(transport: asyncio.WriteTransport) -> None:
+    """End a connection that is idle. What its client left unread is not waited for: closing would
+    send that first, for as long as the client likes."""
+    if transport.get_write_buffer_size():
+        transport.abort()
+    else:
+        transport.close()
+
+
 def date_header() -> bytes:
     """The Date field (RFC 9110 section 6.6.1), formatted once a second."""
     return _format_date(int(unix_time()))

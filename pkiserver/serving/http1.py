@@ -15,7 +15,7 @@ import http
 from starlette.types import ASGIApp, Message, Scope
 
 from pkiserver.clock import monotonic
-from pkiserver.serving.connection import ConnectionInfo, Reader, Timeouts, date_header, log
+from pkiserver.serving.connection import ConnectionInfo, Reader, Timeouts, close, date_header, log
 from pkiserver.serving.http1_parser import BadRequest, Request, RequestParser
 from pkiserver.web.instant import answer_now_of
 from pkiserver.web.problems import problem_body
@@ -106,7 +106,7 @@ class HTTP1Connection:
         else:
             if self._parser.in_head:
                 self._refuse(BadRequest(408, "the request head took too long"))
-            self._transport.close()
+            close(self._transport)
 
     async def _next_request(self) -> Request | None:
         """The next request, as soon as its head is complete; None when there is no more."""

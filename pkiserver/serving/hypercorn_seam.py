@@ -29,7 +29,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pkiserver.serving.connection import ConnectionInfo, Timeouts, date_header, log
+from pkiserver.serving.connection import ConnectionInfo, Timeouts, close, date_header, log
 from pkiserver.web.problems import problem_body
 
 READ_SIZE = 65536
@@ -124,8 +124,9 @@ class HypercornConnection(TCPServer):
         if idle and self.context.terminated.is_set():
             self.writer.transport.close()
         elif idle:
-            close = self.writer.transport.close
-            self._idle_timer = self.loop.call_later(self._timeouts.idle, close)
+            self._idle_timer = self.loop.call_later(
+                self._timeouts.idle, close, self.writer.transport
+            )
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):

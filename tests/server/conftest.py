@@ -1,6 +1,7 @@
 """A running server on loopback and certificates for it."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -71,9 +72,12 @@ async def running(
     timeouts: Timeouts | None = None,
     max_connections: int = 100,
     grace: float = 1.0,
+    send_buffer: int | None = None,
 ) -> AsyncIterator[tuple[Server, int]]:
     """The server and its port; stopped gracefully at the end."""
     sock = bind("127.0.0.1", 0)
+    if send_buffer is not None:  # inherited by what is accepted
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     listener = Listener(
         sock,
         app,

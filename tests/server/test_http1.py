@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import httpx
 import pytest
@@ -250,6 +251,24 @@ async def test_a_client_that_does_not_read_is_cut_off(engine: str) -> None:
         writer.write(GET)
         await asyncio.wait_for(ended.wait(), 10)
         writer.transport.abort()
+
+
+async def test_a_client_that_leaves_the_end_of_its_answer_is_cut_off(engine: str) -> None:
+    """What nobody waits for any more would wait for ever: closing sends what is left first."""
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 50_000})
+
+    async with running(large, timeouts=Timeouts(idle=0.1), send_buffer=2048) as (_, port):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", port))
+            client.sendall(GET)
+            with pytest.raises(ConnectionError):
+                async with asyncio.timeout(3):
+                    while client.send(b"\r\n"):  # which begins no request
+                        await asyncio.sleep(0.02)
 
 
 async def test_disconnect_is_told_to_an_application_that_waits_for_it(engine: str) -> None:
