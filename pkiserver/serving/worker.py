@@ -201,7 +201,7 @@ class _Handshakes:
     def _accept(self) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
-                sock, _address = self._sock.accept()
+                sock, name = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of file descriptors or memory
@@ -212,10 +212,11 @@ class _Handshakes:
             if not self._has_room():
                 sock.close()
                 continue
-            self._tasks.add(self._loop.create_task(self._begin(sock)))
+            self._tasks.add(self._loop.create_task(self._begin(sock, name)))
 
-    async def _begin(self, sock: socket.socket) -> None:
-        """The handshake, then the connection in the same task."""
+    async def _begin(self, sock: socket.socket, name: Any) -> None:
+        """The handshake, then the connection in the same task. Why a client certificate was refused
+        is said nowhere else: the client only sees the end."""
         task = asyncio.current_task()
         reader = Reader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -228,6 +229,9 @@ class _Handshakes:
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
         except OSError as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                reason = error.verify_message
+                log.info("client certificate refused", client=_address(name)[0], reason=reason)
             error.__traceback__ = None  # its frames would keep the connection
             return
         finally:

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.server import Listener, Server, Timeouts, TLSFiles, bind
@@ -94,8 +95,11 @@ async def test_a_client_certificate_of_an_unknown_ca_ends_the_handshake(files: F
     context = files.client_context()
     trustme.CA().issue_cert("client@example.org").configure_cert(context)
     async with running(PEER_APP, files.tls, client_ca=lambda: files.ca_pem) as (_, port):
-        with pytest.raises(httpx.TransportError):
+        with capture_logs() as logs, pytest.raises(httpx.TransportError):
             await fetch(port, context)
+    assert [(each["client"], each["reason"]) for each in logs] == [
+        ("127.0.0.1", "unable to get local issuer certificate")
+    ]
 
 
 async def test_a_required_client_certificate(files: Files) -> None:
