@@ -1,5 +1,6 @@
 """What somebody tries who has another's messages, or a single certificate."""
 
+import asyncio
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,22 @@ async def test_one_certificate_is_not_renewed_without_end(
     world.clock.advance(dt.timedelta(hours=2))
     await delete_issued(world.runtime.services)
     assert await world.rows("SELECT count(*) FROM scep_issued") == [(0,)]
+
+
+async def test_renewals_at_the_same_time_are_counted_all(open_world: OpenWorld) -> None:
+    """By two processes on one database."""
+    section = {"enrolments_per_device": "3/1h"}
+    worlds = [await open_world(few=section), await open_world(few=section)]
+    device = await worlds[0].device()
+    holder = device.with_certificate((await worlds[0].enrol(device, "few")).certificate)
+    answers = await asyncio.gather(
+        *(
+            worlds[n % 2].send(holder, holder.renewal_req(transaction_id=new_transaction()), "few")
+            for n in range(8)
+        )
+    )
+    assert sorted(rep.status for rep in answers) == ["0"] * 2 + ["2"] * 6
+    assert await worlds[1].issued() == 3
 
 
 def _wanted(purposes: Sequence[x509.ObjectIdentifier]) -> list[tuple[str, bytes]]:
