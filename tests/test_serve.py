@@ -215,14 +215,3 @@ def test_no_home_and_a_home_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "x" / "file").touch()
     done = failing("init", "--home", tmp_path / "x")
     assert done.returncode == 2 and "is not empty" in done.stderr
-
-
-def test_check_says_every_mistake(home: Path, ports: Ports) -> None:
-    configure(home, ports, 'certificate = "none.pem"\n[profiles.x]\nissuer = "nobody"')
-    done = failing("check", "--home", home)
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert len(lines) == 2
-    assert "profiles.x" in lines[0] and "server.certificate" in lines[1]
-    configure(home, ports)
-    assert failing("check", "--home", home).returncode == 0
