@@ -72,7 +72,10 @@ def init(
         NewHome(hostname, https, http, organization, root_key, issuing_key),
     )
     typer.echo(f"Made {home}. Next: 'pkiserver serve --home {home}'.")
-    typer.echo(f"The root's key, {home}/keys/root.key, can be taken offline now.")
+    typer.echo(
+        f"The root's key, {home}/keys/root.key, can be taken offline after "
+        "'pkiserver crl refresh root --validity 180d'."
+    )
 
 
 def serve(home: HomeOption = DEFAULT_HOME, workers: Workers = None) -> int:
