@@ -19,6 +19,9 @@ except ImportError:  # without httptools Hypercorn's h11 speaks HTTP/1.1, at fou
 
 TLS_SHUTDOWN_SECONDS = 3.0
 TLS_LOOK_SECONDS = 5.0
+MOST_SESSIONS = 2048
+"""OpenSSL keeps the session of each TLS 1.2 client that takes no tickets, 12 kB with a client's
+certificate, for two hours, up to 20,480 of them. Python has no word in this."""
 ACCEPTED_AT_ONCE = 100
 ACCEPT_AGAIN_SECONDS = 1.0
 """After there were no file descriptors left."""
@@ -99,9 +102,10 @@ class _Acceptor:
         another key type, and connections in their handshake would see half of a change."""
         if self._handshakes is None:
             return
+        crowded = self._handshakes.context.session_stats()["number"] > MOST_SESSIONS
         try:
             stamp = tls_stamp(self.listener)
-            if stamp == self._stamp:
+            if stamp == self._stamp and not crowded:
                 return
             self._stamp = stamp
             self._handshakes.context = tls_context(self.listener)
@@ -109,6 +113,9 @@ class _Acceptor:
             log.error("TLS files not reloaded; the old ones stay in use", reason=str(error))
             return
         log.info("TLS files reloaded", port=self.listener.address[1])
+        if crowded:  # sessions go with their context, and that with the last of its connections
+            self._handshakes.cut_off()
+            self._drain()
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:
@@ -117,9 +124,12 @@ class _Acceptor:
         if self._handshakes is not None:
             self._handshakes.close()
             self._handshakes = None
+        self._drain()
+        return set(self._connections)
+
+    def _drain(self) -> None:
         for connection in self._connections.values():
             connection.drain()
-        return set(self._connections)
 
     def _has_room(self) -> bool:
         """For another connection. Those whose handshake lasts count, too."""
@@ -191,6 +201,10 @@ class _Handshakes:
             self._again.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """End those in progress."""
         for task in self._tasks:
             task.cancel()
 

@@ -1,6 +1,7 @@
 """TLS, client certificates, HTTP/2 and the reload of certificates, over real sockets."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from structlog.testing import capture_logs
 
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.server import Listener, Server, Timeouts, TLSFiles, bind
+from pkiserver.serving import worker
 from pkiserver.web.edge import Edge
 from pkiserver.web.limits import Limits
 from pkiserver.web.peer import peer
@@ -334,6 +336,38 @@ async def test_ipv4_clients_of_an_ipv6_socket_are_ipv4_clients() -> None:
     assert answer.json()["address"] == "127.0.0.1"
     await server.stop(1)
     sock.close()
+
+
+async def test_sessions_of_clients_without_tickets_are_forgotten(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the connections that would keep them; a few are kept, and resumed."""
+    monkeypatch.setattr(worker, "MOST_SESSIONS", 2)
+    context = files.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_TICKET
+    clients: list[ssl.SSLSocket] = []
+
+    async def connect(session: ssl.SSLSession | None) -> ssl.SSLSocket:
+        def blocking() -> ssl.SSLSocket:
+            tcp = socket.create_connection(("127.0.0.1", port), timeout=5)
+            return context.wrap_socket(tcp, server_hostname="localhost", session=session)
+
+        clients.append(await asyncio.to_thread(blocking))
+        return clients[-1]
+
+    async with running(PEER_APP, files.tls) as (server, port):
+        session = (await connect(None)).session
+        await connect(None)
+        await server.reload()
+        assert (await connect(session)).session_reused
+        await connect(None)
+        await server.reload()
+        for client in clients:
+            assert await asyncio.to_thread(client.recv, 1) == b""
+        assert not (await connect(session)).session_reused
+        for client in clients:
+            client.close()
 
 
 def test_the_password_is_not_in_the_repr(files: Files) -> None:
