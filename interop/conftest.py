@@ -105,19 +105,28 @@ def est(request: pytest.FixtureRequest) -> Iterator[EstPKI]:
 
 
 @pytest.fixture(scope="session")
+def est_by_address(request: pytest.FixtureRequest) -> Iterator[EstPKI]:
+    """For clients that give up where localhost is ::1 first and nobody listens there."""
+    with _est(request, "127.0.0.1") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def reviewed(request: pytest.FixtureRequest) -> Iterator[EstPKI]:
-    """Where a person has to approve what clients without a label ask for."""
-    with _est(request, profile="reviewed", retry_after="1s") as running:
+    """By address; a person has to approve what clients without a label ask for."""
+    with _est(request, "127.0.0.1", profile="reviewed", retry_after="1s") as running:
         yield running
 
 
 @contextlib.contextmanager
-def _est(request: pytest.FixtureRequest, **default: str) -> Iterator[EstPKI]:
+def _est(
+    request: pytest.FixtureRequest, hostname: str = "localhost", **default: str
+) -> Iterator[EstPKI]:
     if request.config.getoption("--target") != "pkiserver":
         pytest.skip("EST is ours alone")
     folder = Path(tempfile.mkdtemp(prefix="interop-est-"))
     try:
-        with est_pki(folder, server=None, **default) as running:
+        with est_pki(folder, hostname=hostname, server=None, **default) as running:
             yield running
     finally:
         if not os.environ.get("PKISERVER_INTEROP_KEEP"):

@@ -72,10 +72,11 @@ class EstPKI:
     https_port: int
     http_port: int
     factory: "Factory"
+    hostname: str
 
     @property
     def base(self) -> str:
-        return f"https://localhost:{self.https_port}"
+        return f"https://{self.hostname}:{self.https_port}"
 
     @property
     def est(self) -> str:
@@ -250,7 +251,11 @@ class Factory:
 
 @contextlib.contextmanager
 def est_pki(
-    folder: Path, *, server: Mapping[str, str] | None = None, **default: str
+    folder: Path,
+    *,
+    hostname: str = "localhost",
+    server: Mapping[str, str] | None = None,
+    **default: str,
 ) -> Iterator[EstPKI]:
     """Made in `folder` and served until the end; `default` are settings of the label without a
     name, `server` some of [server]."""
@@ -259,7 +264,7 @@ def est_pki(
     factory = Factory(folder / "factory")
     factory.make()
     choices = NewHome(
-        "localhost", f"127.0.0.1:{https}", f"127.0.0.1:{http}", root_key="p256", workers=WORKERS
+        hostname, f"127.0.0.1:{https}", f"127.0.0.1:{http}", root_key="p256", workers=WORKERS
     )
     initialise(home, choices)
     for path in factory.folder.glob("*.crl"):
@@ -274,4 +279,4 @@ def est_pki(
     env |= {f"PKISERVER_SERVER__{key.upper()}": value for key, value in (server or {}).items()}
     with service([command, "serve", "--home", home], cwd=folder, env=env) as running:
         running.wait_until(lambda: listening(https) and listening(http), START_SECONDS, "listener")
-        yield EstPKI(command, folder, home, https, http, factory)
+        yield EstPKI(command, folder, home, https, http, factory, hostname)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def service(
             process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """`work` in a thread beside the block, which ends before this does; its trouble is raised,
+    unless the block has its own."""
+    with ThreadPoolExecutor(1) as apart:
+        future = apart.submit(work)
+        yield
+        future.result()
 
 
 def listening(port: int) -> bool:

@@ -1,14 +1,13 @@
 """Bouncy Castle's EST client (Debian's packages) through interop/java/EstDriver.java, over Java's
 own TLS and over Bouncy Castle's."""
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from interop import openssl, relying_party
 from interop.est_pki import Client, EstPKI, Held
-from interop.processes import InteropError, run
+from interop.processes import InteropError, meanwhile, run
 from interop.results import NewRow
 from interop.tools import JARS, debian, debian_version, java_driver, need
 
@@ -116,20 +115,7 @@ def test_waits_for_an_approval(
     """E13."""
     seen = row(CLIENT, debian_version(PACKAGE), "EST: waits for a person to approve")
     login = f"bc-waits:{est.add_user('bc-waits', label='reviewed')}"
-    troubles: list[BaseException] = []
-
-    def decide() -> None:
-        try:
-            est.decide("approve", "bc-waits")
-        except BaseException as error:
-            troubles.append(error)
-
-    operator = threading.Thread(target=decide)
-    operator.start()
-    try:
+    with meanwhile(lambda: est.decide("approve", "bc-waits")):
         held = bc("enroll", "waits", label="reviewed", login=login, name="bc-waits")
-    finally:
-        operator.join()
-    assert not troubles, troubles
     est_client.check(held, "bc-waits")
     seen.passed("obtain")

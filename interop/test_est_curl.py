@@ -97,15 +97,14 @@ def test_by_hand(est: EstPKI, est_client: Client, version: str, row: NewRow) -> 
     seen.passed("revoke")
 
 
-def test_tls_1_2(est: EstPKI, est_client: Client, version: str, row: NewRow) -> None:
+def test_tls_1_2(est_by_address: EstPKI, workdir: Path, version: str, row: NewRow) -> None:
     """E9: `--tls-max 1.2`, and strongSwan's `pki`, which has no newer."""
     need(debian("pki", "strongswan-pki libstrongswan-extra-plugins"))
     seen = row("curl, openssl", version, "EST: recipe for TLS 1.2 only")
-    folder = est_client.folder
-    est.recipe("est-tls12.md", folder)
+    est_by_address.recipe("est-tls12.md", workdir)
     for name in ("old.crt", "swan.crt"):
         words = ("x509", "-in", name, "-noout", "-subject")
-        assert "old-1" in openssl.openssl(folder, *words)
+        assert "old-1" in openssl.openssl(workdir, *words)
     seen.passed("obtain")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from interop import acme_sh, openssl, relying_party, results, status_tools, tools
-from interop.processes import InteropError
+from interop.processes import InteropError, meanwhile
 
 PENDING = b"""{
   "status": "pending",
@@ -113,3 +113,18 @@ def test_an_installer_is_run_again_when_it_failed(tmp_path: Path) -> None:
     (tmp_path / "log").unlink()
     tools.fetch(fails_once, tmp_path, pauses=(0, 0))
     assert (tmp_path / "log").read_text() == "tried\n" * 2
+
+
+def test_what_happens_meanwhile_is_waited_for_and_its_trouble_raised() -> None:
+    done: list[str] = []
+    with meanwhile(lambda: done.append("work")):
+        pass
+    assert done == ["work"]
+
+    def fails() -> None:
+        raise InteropError("nobody asked")
+
+    with pytest.raises(InteropError, match="nobody asked"), meanwhile(fails):
+        pass
+    with pytest.raises(KeyError), meanwhile(fails):
+        raise KeyError

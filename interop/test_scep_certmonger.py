@@ -1,14 +1,13 @@
 """certmonger: its daemon on a socket of its own, with `getcert`; it sends messages by GET (S12)
 through its helper `scep-submit`, which is also run alone."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from interop import openssl, tools
-from interop.processes import run
+from interop.processes import meanwhile, run
 from interop.results import NewRow
 from interop.scep_server import SCEPServer
 
@@ -86,15 +85,14 @@ def test_it_polls(
     server, name = scep["rsa-2048"], "waits.example.test"
     seen = row("certmonger", version, "SCEP, rsa-2048 CA: polls for an approval")
     key, certificate = workdir / "dev.key", workdir / "dev.crt"
-    approving = threading.Thread(target=server.approve, args=(name,))
-    approving.start()
-    getcert(
+    script = (
         _known(server, "approved")
         + f"getcert request -c pki -k {key} -f {certificate} -N CN={name} -D {name} -I device "
         f"-L {server.challenge('approved')}\n"
         f"until test -e {certificate}; do sleep 0.5; getcert refresh -i device || true; done\n"
     )
-    approving.join()
+    with meanwhile(lambda: server.approve(name)):
+        getcert(script)
     server.verify(certificate, key, hostname=name)
     seen.passed("obtain")
 

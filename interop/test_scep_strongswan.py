@@ -1,7 +1,6 @@
 """strongSwan's `pki --scepca` and `pki --scep` over plain HTTP: it polls, it renews with the old
 certificate, and it keeps one transactionID per key for life (S39)."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interop import openssl, tools
-from interop.processes import run
+from interop.processes import meanwhile, run
 from interop.results import NewRow
 from interop.scep_server import SCEPServer
 
@@ -110,9 +109,7 @@ def test_it_polls_until_somebody_approves(swan: StrongSwan, version: str, row: N
     seen = row("strongSwan pki", version, f"SCEP, {swan.server.kind} CA: polls for an approval")
     waiting = StrongSwan(swan.server, swan.folder, "approved")
     name, key = "polls.example.test", openssl.new_key(swan.folder / "polls.key", "RSA")
-    approving = threading.Thread(target=swan.server.approve, args=(name,))
-    approving.start()
     challenge = swan.server.challenge("approved")
-    waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "200")
-    approving.join()
+    with meanwhile(lambda: swan.server.approve(name)):
+        waiting.enrol(name, key, "--password", challenge, "--interval", "1", "--maxpolltime", "200")
     seen.passed("obtain")
