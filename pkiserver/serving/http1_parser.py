@@ -128,6 +128,8 @@ class RequestParser:
             raise BadRequest(400, f"not HTTP/1.1: {error}") from None
         if self._in_head:
             self._check_size()
+        elif self._unfinished > self._timeouts.head_bytes:
+            raise BadRequest(431, "chunk extensions or trailer fields are too long")
 
     def _replay(self, rest: bytes) -> None:
         """llhttp stops at an Upgrade: parse the same head again without the offer, then go on."""
@@ -170,6 +172,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._unfinished = 0
         method = self._parser.get_method()
         version = self._parser.get_http_version()
         if method == b"CONNECT":
@@ -199,9 +202,11 @@ class RequestParser:
         )
 
     def on_body(self, data: bytes) -> None:
+        self._unfinished = 0
         self.requests[-1].body.append(data)
 
     def on_message_complete(self) -> None:
+        self._unfinished = 0
         if self.requests and not self._parser.should_upgrade():
             self.requests[-1].complete = True
 

@@ -191,3 +191,15 @@ def test_leniency_ends_somewhere(head: bytes, status: int) -> None:
         for start in range(0, len(head), 1000):
             p.feed(head[start : start + 1000])
     assert refusal.value.status == status
+
+
+@pytest.mark.parametrize("begin", [b"0\r\nX: ", b"0\r\n", b"3;", b"3\r\nabc\r\n0\r\nX: "])
+@pytest.mark.parametrize("part", [b"a" * 1000, b"a: b\r\n" * 100])
+def test_what_follows_a_body_in_chunks_is_bounded(begin: bytes, part: bytes) -> None:
+    """Fields of the trailer section and extensions of chunks: llhttp would take them for ever, the
+    former at a cost that grows with their square."""
+    parser = RequestParser(INFO, Timeouts(head_bytes=4096))
+    parser.feed(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + begin)
+    with pytest.raises(BadRequest):
+        for _ in range(10):
+            parser.feed(part)
