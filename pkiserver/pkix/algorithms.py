@@ -199,10 +199,13 @@ def signature_hash_for(
 
 
 def cheap_to_sign(key: PublicKeyTypes | CertificateIssuerPrivateKeyTypes) -> bool:
-    """Whether one signature takes microseconds (P-256, Ed25519), so that the event loop may wait
-    for it. True says nothing of where the key is: one in a token is slow all the same."""
+    """Whether one signature takes tens of microseconds (P-256, Ed25519) or a few hundred (RSA of
+    up to 2048 bits), so that the event loop may wait for it: a change of threads and back costs
+    about as much. True says nothing of where the key is: one in a token is slow all the same."""
     if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
         return key.curve.name == "secp256r1"
+    if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
+        return key.key_size <= MIN_RSA_BITS
     return isinstance(key, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey)
 
 

@@ -51,8 +51,8 @@ def _sign_once(key: PrivateKey) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_process_forked_after_a_signature_signs_too() -> None:
-    """Workers are forked from a process that may have signed with an RSA key."""
-    key = generate_key("rsa-2048")
+    """Workers are forked from a process that may have signed with a large key."""
+    key = generate_key("p384")
     _sign_once(key)
     child = multiprocessing.get_context("fork").Process(target=_sign_once, args=(key,))
     child.start()

@@ -154,7 +154,7 @@ def test_every_kind_is_known_checked_and_signs(kind: str) -> None:
     for key in (private, public):
         algorithm = algorithms.signature_hash_for(key)
         assert (algorithm.name if algorithm else None) == HASHES.get(kind)
-        assert algorithms.cheap_to_sign(key) is (kind in {"p256", "ed25519"})
+        assert algorithms.cheap_to_sign(key) is (kind in {"p256", "ed25519", "rsa-2048"})
 
 
 @pytest.mark.parametrize(
