@@ -150,7 +150,7 @@ class Runtime(Core):
         return routes
 
     async def _ready(self, request: Request) -> Response:
-        """Ready: the database answers and every signing key that should be here is."""
+        """Ready: the database answers."""
         try:
             await self.services.database.read(lambda reader: reader.one("SELECT 1"))
         except PKIError as error:
