@@ -1,6 +1,7 @@
 """One process's server: accepts connections on its listeners, reloads TLS, stops gracefully."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -116,6 +117,8 @@ class _Acceptor:
         if crowded:  # sessions go with their context, and that with the last of its connections
             self._handshakes.cut_off()
             self._drain()
+            # A handshake that was cut off is left in a circle of asyncio's.
+            asyncio.get_running_loop().call_later(TLS_SHUTDOWN_SECONDS, gc.collect)
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:
