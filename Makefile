@@ -4,7 +4,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --retries 10
+
+# Tests talk to this machine; a proxy is for what is installed.
+export no_proxy := localhost,127.0.0.1,::1,$(or $(no_proxy),$(NO_PROXY))
+export NO_PROXY := $(no_proxy)
 
 .DEFAULT_GOAL := up
 .PHONY: up test check unit interop bench fuzz clean

@@ -84,7 +84,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
                 yield running
     finally:
         if not os.environ.get("PKISERVER_INTEROP_KEEP"):
-            shutil.rmtree(home)
+            shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +130,7 @@ def _est(
             yield running
     finally:
         if not os.environ.get("PKISERVER_INTEROP_KEEP"):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

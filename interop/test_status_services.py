@@ -60,7 +60,7 @@ def _served(
         with status_pki(folder, kinds, crl) as running:
             yield running
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

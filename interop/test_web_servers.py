@@ -131,13 +131,22 @@ def _traefik_files(target: Target, home: Path, name: str, challenge: str) -> Pat
     return path
 
 
+def _json(text: str) -> dict[str, Any]:
+    """The object; empty while it is being written."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return found
+
+
 def _from_acme_json(home: Path) -> Callable[[], str | None]:
     """Serial of the first certificate in Traefik's store, which is put in files."""
 
     def look() -> str | None:
         store = home / "acme.json"
         text = store.read_text() if store.exists() else ""
-        content: dict[str, Any] = json.loads(text) if text.endswith("}") else {}
+        content = _json(text)
         certificates = content.get("ours", {}).get("Certificates") or []
         if not certificates:
             return None
@@ -192,7 +201,7 @@ def apache_home() -> Iterator[Path]:
         home.chmod(0o755)
         yield home
     finally:
-        shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _apache_config(target: Target, home: Path, name: str, challenge: str, window: str) -> Path:
@@ -235,7 +244,7 @@ def test_apache_mod_md(target: Target, apache_home: Path, row: NewRow, challenge
     staged = apache_home / "md" / "staging" / name / "job.json"
 
     def finished() -> bool:
-        return staged.exists() and json.loads(staged.read_text() or "{}").get("finished") is True
+        return staged.exists() and _json(staged.read_text()).get("finished") is True
 
     def fetch(window: str) -> None:
         config = _apache_config(target, apache_home, name, challenge, window)

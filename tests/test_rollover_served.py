@@ -128,7 +128,7 @@ def test_a_server_with_the_new_certificate_is_trusted_by_whoever_has_the_old_roo
 
 def wait_until_served(pki: PKI, leaf: x509.Certificate) -> None:
     """The listener looks at its file from time to time."""
-    address, deadline = urlsplit(pki.https_base), monotonic() + 20
+    address, deadline = urlsplit(pki.https_base), monotonic() + 60
     assert address.hostname and address.port
     while monotonic() < deadline:
         pem = ssl.get_server_certificate((address.hostname, address.port))
