@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
+from pkiserver.addresses import site
 from pkiserver.pkix.names import AltName
 from pkiserver.storage import Transaction
-from pkiserver.web.failures import site
 
 TxHook = Callable[[Transaction], None]
 """Work a protocol adds to one of the core's transactions; raising takes everything back."""

@@ -1,7 +1,6 @@
 """Who keeps being refused is made to wait. Counted in memory, by each process: refusals must not
 cost a transaction each."""
 
-import ipaddress
 from collections import OrderedDict, deque
 
 from pkiserver.clock import Clock
@@ -46,16 +45,3 @@ class Failures:
         self._known[source] = times
         if len(self._known) > _MOST_SOURCES:
             self._known.popitem(last=False)
-
-
-def site(address: str) -> str:
-    """What counts as one: an IPv6 site has any number of addresses, so its /64 does."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pkiserver.addresses import site
 from pkiserver.clock import epoch
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.plugin import Services
 from pkiserver.storage import Reader, Transaction
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Failures
 from pkiserver.web.peer import Peer
 from protocols.est import store
 from protocols.est.certificates import ClientCertificate, ClientCertificates

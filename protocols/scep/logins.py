@@ -12,12 +12,13 @@ import re
 import secrets
 from collections.abc import Callable
 
+from pkiserver.addresses import site
 from pkiserver.clock import epoch
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
 from pkiserver.plugin import Services
 from pkiserver.storage import IntegrityError, Transaction
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Failures
 from protocols.scep import challenge_store as store
 from protocols.scep.challenge_store import Login
 from protocols.scep.one_time import digest

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 import structlog
 from cryptography import x509
 
+from pkiserver.addresses import site
 from pkiserver.ca.audit import JSON
 from pkiserver.cms import certs_only, oids, signed_data
 from pkiserver.errors import ErrorCode, MalformedMessage, PKIError
 from pkiserver.pkix import csr
 from pkiserver.plugin import Services
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Failures
 from protocols.scep import messages
 from protocols.scep.capabilities import capabilities
 from protocols.scep.challenge import Validator

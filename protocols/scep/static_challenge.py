@@ -3,8 +3,9 @@
 import hashlib
 import hmac
 
+from pkiserver.addresses import site
 from pkiserver.errors import ErrorCode, PKIError, configuration_error
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Failures
 from protocols.scep.challenge import Accepted, ChallengeRequest
 from protocols.scep.secret import Secret
 

@@ -4,10 +4,11 @@ import datetime as dt
 
 import pytest
 
+from pkiserver.addresses import site
 from pkiserver.clock import FixedClock
 from pkiserver.config_types import Rate
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.web.failures import Failures, site
+from pkiserver.web.failures import Failures
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

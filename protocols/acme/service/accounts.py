@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pkiserver.addresses import site
 from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.pkix.names import NameType
 from pkiserver.storage import IntegrityError, Reader, Transaction
-from pkiserver.web.failures import site
 from protocols.acme import eab, messages
 from protocols.acme.problems import Problem, ProblemType
 from protocols.acme.records import Account

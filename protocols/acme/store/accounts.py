@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pkiserver.addresses import site
 from pkiserver.storage import Reader, Transaction
-from pkiserver.web.failures import site
 from protocols.acme import records
 from protocols.acme.records import Account, ExternalAccount
 from protocols.acme.store.base import won
