@@ -254,6 +254,14 @@ class AuthorityTree:
         the database has now: it is active, and no certificate of its path of ours is revoked."""
         if not store.is_active(reader, name):
             raise ca_certificate.refuse(f"the authority {name} is not active")
+        revoked = self.revoked_above(reader, name)
+        if revoked is not None:
+            raise ca_certificate.refuse(f"the certificate of the authority {revoked} is revoked")
+
+    def revoked_above(self, reader: Reader, name: str) -> str | None:
+        """The nearest authority, from this one upwards, whose certificate is revoked or on hold by
+        what the database has now. Retired and closed ones vouch for what they have issued. Raises
+        `PKIError` NOT_FOUND."""
         for authority in self._upwards(name):
             # A root answers for itself; where the CA above is not ours, that says what is revoked.
             issuer = authority.parent or (None if authority.outside else authority.name)
@@ -261,6 +269,5 @@ class AuthorityTree:
                 continue
             serial = cert.serial_bytes(authority.certificate.serial_number)
             if store.is_revoked(reader, issuer, serial):
-                raise ca_certificate.refuse(
-                    f"the certificate of the authority {authority.name} is revoked"
-                )
+                return authority.name
+        return None

@@ -146,18 +146,10 @@ class ClientCertificates:
                 f"the client certificate is of the profile {record.profile}, which this label "
                 "does not take (client_profiles)"
             )
-        self._check_issuers(reader, record.issuer)
+        revoked = self._authorities.revoked_above(reader, record.issuer)
+        if revoked is not None:
+            raise _refused(f"the authority {revoked} is revoked")
         return record
-
-    def _check_issuers(self, reader: Reader, name: str) -> None:
-        """None of the CAs above it that are ours is revoked. A retired one vouches for what it has
-        issued; expired paths ended the handshake."""
-        authority = self._authorities.get(name)
-        while authority.parent is not None and authority.certificate is not None:
-            row = inventory.by_serial(reader, authority.parent, authority.certificate.serial_number)
-            if row is not None and row.revoked_at is not None:
-                raise _refused(f"the authority {authority.name} is revoked")
-            authority = self._authorities.get(authority.parent)
 
     async def _check_outside(self, leaf: x509.Certificate, chain: Sequence[bytes]) -> None:
         anchors = self._outside.anchors.known()

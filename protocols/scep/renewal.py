@@ -43,6 +43,11 @@ class Renewals:
                 rule="scep.renewal",
             )
         self._check_renewable(record)
+        revoked = await self._services.database.lookup(
+            lambda reader: self._services.authorities.revoked_above(reader, record.issuer)
+        )
+        if revoked is not None:
+            raise _not_renewed(f"is of the authority {revoked}, which is revoked")
         return record
 
     async def renewed_by(self, signer: x509.Certificate, request: CertificationRequest) -> bool:
@@ -78,9 +83,11 @@ class Renewals:
         ):
             problem = "has too long to go to be renewed"
         if problem is not None:
-            raise Refusal(
-                FailInfo.BAD_REQUEST, f"the certificate to renew {problem}", rule="scep.renewal"
-            )
+            raise _not_renewed(problem)
+
+
+def _not_renewed(problem: str) -> Refusal:
+    return Refusal(FailInfo.BAD_REQUEST, f"the certificate to renew {problem}", rule="scep.renewal")
 
 
 def _adds_nothing(request: CertificationRequest, old: x509.Certificate) -> bool:

@@ -117,12 +117,13 @@ async def test_an_expired_certificate_is_worth_nothing(world: World) -> None:
     assert answer.status_code == 401
 
 
-async def test_below_a_revoked_authority(world: World) -> None:
+@pytest.mark.parametrize("name", ["issuing", "root"])
+async def test_below_a_revoked_authority(world: World, name: str) -> None:
     held = await world.enroll("dev1")
     services = world.runtime.services
-    issuing = services.authorities.certificate("issuing")
+    revoked = services.authorities.certificate(name)
     await services.revocation.revoke(
-        "root", issuing.serial_number, Reason.CA_COMPROMISE, actor=Requester("test", "pytest")
+        "root", revoked.serial_number, Reason.CA_COMPROMISE, actor=Requester("test", "pytest")
     )
     answer = await world.post("simplereenroll", make_csr("dev1"), peer=peer_with(held))
     assert answer.status_code == 401

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from pkiserver.ca.authority_rollover import Rotation
 from pkiserver.ca.model import CertificateRequest, Reason, Requester
 from pkiserver.cms import oids, signed_data
 from pkiserver.errors import PKIError
@@ -300,6 +301,20 @@ async def test_renewal_of_what_is_not_ours_expired_or_revoked(world: World) -> N
     revoked = await renewed(world, device, old)
     assert (revoked.status, revoked.fail_info) == ("2", "2")
     assert revoked.text == "the certificate to renew is revoked"
+
+
+async def test_renewal_of_what_a_revoked_authority_issued(world: World) -> None:
+    """Not under the key that came after it either."""
+    device = await world.device()
+    old = (await world.enrol(device)).certificate
+    authorities = world.runtime.services.authorities
+    compromised = authorities.certificate("issuing")
+    await authorities.rotate("issuing", Rotation(), actor="test:pytest")
+    await world.runtime.services.revocation.revoke(
+        "root", compromised.serial_number, Reason.CA_COMPROMISE, actor=Requester("test", "pytest")
+    )
+    rep = await renewed(world, device, old)
+    assert rep.text == "the certificate to renew is of the authority issuing, which is revoked"
 
 
 async def test_renewal_after_expiry_only_within_the_grace(open_world: OpenWorld) -> None:
