@@ -1,7 +1,6 @@
 """One process's server: accepts connections on its listeners, reloads TLS, stops gracefully."""
 
 import asyncio
-import gc
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -115,10 +114,7 @@ class _Acceptor:
             return
         log.info("TLS files reloaded", port=self.listener.address[1])
         if crowded:  # sessions go with their context, and that with the last of its connections
-            self._handshakes.cut_off()
             self._drain()
-            # A handshake that was cut off is left in a circle of asyncio's.
-            asyncio.get_running_loop().call_later(TLS_SHUTDOWN_SECONDS, gc.collect)
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:
@@ -204,10 +200,6 @@ class _Handshakes:
             self._again.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
-        self.cut_off()
-
-    def cut_off(self) -> None:
-        """End those in progress."""
         for task in self._tasks:
             task.cancel()
 
