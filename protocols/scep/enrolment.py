@@ -349,10 +349,10 @@ class Enrolments:
         replacing: str | None,
         certified: Prepared | Approval,
     ) -> None:
+        if not store.begin(tx, enrolment, replacing):  # first: a repetition is not counted
+            raise _Overtaken
         names = [str(name) for name in certified.names]
         self._quota.claim(tx, enrolment.id, certified.subject, names)
-        if not store.begin(tx, enrolment, replacing):
-            raise _Overtaken
 
 
 def _is_live(known: Known, ask: Ask) -> bool:

@@ -94,6 +94,18 @@ async def test_renewals_at_the_same_time_are_counted_all(open_world: OpenWorld) 
     assert await worlds[1].issued() == 3
 
 
+async def test_a_repetition_is_not_counted(open_world: OpenWorld) -> None:
+    """The same request several times at once, on two processes: the last one a device may have."""
+    section = {"enrolments_per_device": "1/1h"}
+    worlds = [await open_world(few=section), await open_world(few=section)]
+    device = await worlds[0].device()
+    message = device.pkcs_req(await worlds[0].challenge("few"))
+    answers = await asyncio.gather(*(worlds[n % 2].send(device, message, "few") for n in range(6)))
+    assert {rep.status for rep in answers} == {"0"}, [rep.text for rep in answers]
+    assert await worlds[0].issued() == 1
+    assert await worlds[0].refusals() == []
+
+
 def _wanted(purposes: Sequence[x509.ObjectIdentifier]) -> list[tuple[str, bytes]]:
     """An extension request, unless it would ask for nothing."""
     if not purposes:
