@@ -112,9 +112,16 @@ class _Acceptor:
         except (OSError, PKIError) as error:
             log.error("TLS files not reloaded; the old ones stay in use", reason=str(error))
             return
-        log.info("TLS files reloaded", port=self.listener.address[1])
-        if crowded:  # sessions go with their context, and that with the last of its connections
-            self._drain()
+        port = self.listener.address[1]
+        if not crowded:
+            log.info("TLS files reloaded", port=port)
+            return
+        log.info("TLS sessions forgotten: there were many", port=port)
+        # Sessions go with their context, and that with the last of its connections: those that
+        # are in their handshake come later.
+        self._drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.listener.timeouts.handshake + 0.1, self._drain)
 
     def close(self) -> set[asyncio.Task[None]]:
         if self._server is not None:

@@ -370,6 +370,33 @@ async def test_sessions_of_clients_without_tickets_are_forgotten(
             client.close()
 
 
+async def test_a_handshake_older_than_a_change_of_sessions_keeps_none_of_them(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a client that has one connection over each change would keep them all."""
+    monkeypatch.setattr(worker, "MOST_SESSIONS", 0)
+    context = files.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_TICKET
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port), timeout=2)
+
+    def shake(tcp: socket.socket) -> ssl.SSLSocket:
+        return context.wrap_socket(tcp, server_hostname="localhost")
+
+    async with running(PEER_APP, files.tls, timeouts=Timeouts(handshake=0.3)) as (server, port):
+        begun = connect()
+        # By then the other one is accepted as well.
+        (await asyncio.to_thread(shake, connect())).close()
+        with capture_logs() as logs:
+            await server.reload()
+        assert [each["event"] for each in logs] == ["TLS sessions forgotten: there were many"]
+        late = await asyncio.to_thread(shake, begun)
+        assert await asyncio.to_thread(late.recv, 1) == b""
+        late.close()
+
+
 def test_the_password_is_not_in_the_repr(files: Files) -> None:
     assert "correct" not in repr(files.tls) and "lambda" not in repr(files.tls)
 
