@@ -26,25 +26,33 @@ class WatchedFiles(Generic[Item]):
         self._parse = parse
         self._seen: object = None
         self._items: tuple[Item, ...] = ()
+        self._trouble = ""
         self._reading = asyncio.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._paths)
 
     def read(self) -> None:
-        """`PKIError` CONFIGURATION names what cannot be used."""
-        self._seen = self._stamp()
-        found = [item for path in self._paths for item in self._parsed(path)]
+        """`PKIError` CONFIGURATION names what cannot be used. What could be read is not read again
+        before it changes."""
+        stamp = self._stamp()
+        octets = {path: self._octets(path) for path in self._paths}
+        self._seen = stamp
+        found = [item for path in self._paths for item in self._parsed(path, octets[path])]
         self._items = tuple(dict.fromkeys(found))
 
     def known(self) -> tuple[Item, ...]:
         """What was in them the last time that all could be used; that they cannot be is in the
         log."""
         if self._stamp() != self._seen:
+            trouble = ""
             try:
                 self.read()
             except PKIError as error:
-                log.error("what was in the files before stays in use", detail=error.detail)
+                trouble = error.detail
+            if trouble and trouble != self._trouble:
+                log.error("what was in the files before stays in use", detail=trouble)
+            self._trouble = trouble
         return self._items
 
     async def known_large(self) -> tuple[Item, ...]:
@@ -52,21 +60,27 @@ class WatchedFiles(Generic[Item]):
         async with self._reading:
             return await asyncio.to_thread(self.known)
 
-    def _stamp(self) -> list[tuple[int, int] | None]:
+    def _stamp(self) -> list[tuple[int, ...] | None]:
         return [_stamp(path) for path in self._paths]
 
-    def _parsed(self, path: Path) -> Sequence[Item]:
+    def _octets(self, path: Path) -> bytes:
         try:
-            return self._parse(path.read_bytes())
+            return path.read_bytes()
         except OSError as error:
             raise configuration_error(f"{self._key}: {path}: {error.strerror}") from error
+
+    def _parsed(self, path: Path, octets: bytes) -> Sequence[Item]:
+        try:
+            return self._parse(octets)
         except MalformedMessage as error:
             raise configuration_error(f"{self._key}: {path}: {error.detail}") from error
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Without the date of its contents, which a copy may have from elsewhere: its status changes
+    with everything."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_ctime_ns, found.st_size
