@@ -113,10 +113,22 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         self._unfinished += len(data)
+        while (at := self._parse(data)) is not None:
+            # llhttp stops at an Upgrade: parse the same head again without the offer, then go on.
+            data = self._without_upgrade + data[at:]
+            self._parser = httptools.HttpRequestParser(self)
+        if self._in_head:
+            self._check_size()
+        elif self._unfinished > self._timeouts.head_bytes:
+            raise BadRequest(431, "chunk extensions or trailer fields are too long")
+
+    def _parse(self, data: bytes) -> int | None:
+        """Where llhttp stopped; None for at the end."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
-            self._replay(data[stop.args[0] :])
+            at: int = stop.args[0]
+            return at
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, BadRequest):
@@ -126,15 +138,7 @@ class RequestParser:
             raise BadRequest(501, "the request method is not known here") from None
         except httptools.HttpParserError as error:
             raise BadRequest(400, f"not HTTP/1.1: {error}") from None
-        if self._in_head:
-            self._check_size()
-        elif self._unfinished > self._timeouts.head_bytes:
-            raise BadRequest(431, "chunk extensions or trailer fields are too long")
-
-    def _replay(self, rest: bytes) -> None:
-        """llhttp stops at an Upgrade: parse the same head again without the offer, then go on."""
-        self._parser = httptools.HttpRequestParser(self)
-        self.feed(self._without_upgrade + rest)
+        return None
 
     def _check_size(self) -> None:
         limits = self._timeouts

@@ -81,6 +81,13 @@ def test_an_upgrade_is_ignored_and_the_body_kept(body: bytes) -> None:
     assert all(request.complete and request.keep_alive for request in p.requests)
 
 
+def test_any_number_of_upgrades_is_ignored() -> None:
+    asks = b"GET /%d HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    p = parser()
+    p.feed(b"".join(asks % number for number in range(900)))
+    assert [request.path for request in p.requests] == [f"/{number}" for number in range(900)]
+
+
 def test_http10_without_host_closes() -> None:
     p = parser()
     p.feed(b"GET / HTTP/1.0\r\n\r\n")
