@@ -154,7 +154,6 @@ class IntuneClient:
         authenticated was not carried out."""
         answer = await self._attempt(service, path, version, body)
         if answer.status == 401:
-            self._tokens.pop(self._intune_scope, None)
             answer = await self._attempt(service, path, version, body)
         if not 200 <= answer.status <= 299:
             self._services.clear()
@@ -167,7 +166,7 @@ class IntuneClient:
             token = await self._token(self._intune_scope)
             identifier = self._activity()
             _log.info("intune.call", action=path, client_request_id=identifier)
-            return await self._outgoing.call(
+            answer = await self._outgoing.call(
                 "POST",
                 f"{address}/{path}",
                 headers={
@@ -183,6 +182,9 @@ class IntuneClient:
         except Unreachable:
             self._services.clear()
             raise
+        if answer.status == 401:
+            self._forget(self._intune_scope, token)
+        return answer
 
     async def _address(self, service: str) -> str:
         known = self._services or await self._shared.call("discovery", self._discover)
@@ -195,7 +197,8 @@ class IntuneClient:
         return address
 
     async def _discover(self) -> dict[str, str]:
-        token = await self._token(f"{self._settings.graph_url}/.default")
+        scope = f"{self._settings.graph_url}/.default"
+        token = await self._token(scope)
         answer = await self._outgoing.call(
             "GET",
             f"{self._settings.graph_url}/v1.0/servicePrincipals/appId={GRAPH_APPLICATION}/endpoints",
@@ -206,7 +209,7 @@ class IntuneClient:
             },
         )
         if answer.status == 401:
-            self._tokens.clear()
+            self._forget(scope, token)
         if answer.status != 200:
             raise _status(answer)
         try:
@@ -225,6 +228,12 @@ class IntuneClient:
         if known is None or known.until <= epoch(self._clock.now()):
             known = await self._shared.call(scope, lambda: self._renew(scope))
         return known.token.value
+
+    def _forget(self, scope: str, token: str) -> None:
+        """One that was refused; another may have taken its place already."""
+        known = self._tokens.get(scope)
+        if known is not None and known.token.value == token:
+            del self._tokens[scope]
 
     async def _renew(self, scope: str) -> _Known:
         now = epoch(self._clock.now())

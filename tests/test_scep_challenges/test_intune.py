@@ -229,6 +229,26 @@ async def test_a_token_that_is_refused_is_replaced_once(intune: IntuneSection) -
     assert intune.fake.calls["validateRequest"] == before + 2
 
 
+async def test_a_token_that_was_replaced_meanwhile_is_kept(intune: IntuneSection) -> None:
+    """Of two calls with the old one, the second is refused when the first has a new one already."""
+    await intune.enrol(device_csr())
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        del intune.fake.before["validateRequest"]
+        reached.set()
+        await go_on.wait()
+
+    intune.fake.before["validateRequest"] = slow
+    late = asyncio.create_task(intune.client.validate("T-2", device_csr()))
+    await reached.wait()
+    intune.fake.tokens.clear()
+    await intune.client.validate("T-3", device_csr())
+    go_on.set()
+    await late
+    assert intune.fake.calls["token"] == 3
+
+
 async def intune_refuses_third(intune: IntuneSection) -> None:
     with pytest.raises(PKIError) as caught:
         await intune.enrol(device_csr(), "T-3")
