@@ -4,20 +4,22 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from pkiserver import logs
+from pkiserver import logs, registry
 from pkiserver.app import Runtime, open_runtime
 from pkiserver.ca.samples import lint_profiles
 from pkiserver.config import CoreSettings
 from pkiserver.config_types import split_address
+from pkiserver.core import open_core
 from pkiserver.errors import PKIError
 from pkiserver.home import Home
 from pkiserver.keys import file_provider
 from pkiserver.pkix.pem import encode_pem
+from pkiserver.plugin import Services
 from pkiserver.server import Listener, Timeouts, TLSFiles, bind, run
 from pkiserver.server_certificate import PROFILE, ServerCertificate
 from pkiserver.serving.listeners import load_certificate
@@ -105,7 +107,7 @@ async def prepare(
     async with open_runtime(settings, listeners=addresses, development=development) as runtime:
         await runtime.recover()
         await ServerCertificate(runtime.services, runtime.keys).ensure()
-        for problem in await _lint(runtime):
+        for problem in await _lint(runtime.services):
             # Not a reason to refuse the others their renewals; the profile's own requests are.
             log.error("a profile does not lint", problem=problem)
         issuer = settings.profiles[PROFILE].issuer
@@ -140,15 +142,18 @@ async def check(settings: CoreSettings) -> list[str]:
     """What is wrong with a home, a line each: profiles that do not lint, files that are missing,
     protocols that cannot be made."""
     try:
-        async with open_runtime(settings) as runtime:
-            return [*await _lint(runtime), *_check_certificate(settings)]
+        async with open_core(settings) as core:
+            return [
+                *await _lint(core.services),
+                *_check_certificate(settings),
+                *_check_protocols(core.services),
+            ]
     except PKIError as error:
         return error.detail.splitlines()
 
 
-async def _lint(runtime: Runtime) -> list[str]:
+async def _lint(services: Services) -> list[str]:
     """What is wrong with a sample certificate of each profile."""
-    services = runtime.services
     findings = await asyncio.to_thread(
         lint_profiles, services.settings, services.authorities, services.clock.now()
     )
@@ -169,3 +174,13 @@ def _check_certificate(settings: CoreSettings) -> list[str]:
     except PKIError as error:
         return [f"{Home(settings.home).config}: server.certificate: {error.detail}"]
     return []
+
+
+def _check_protocols(services: Services) -> Iterator[str]:
+    """The first mistake of each."""
+    settings = services.settings
+    for plugin in registry.enabled(registry.available(), settings):
+        try:
+            plugin.create(services, settings.section(plugin.name))
+        except PKIError as error:
+            yield f"{Home(settings.home).config}: {error.detail}"

@@ -85,13 +85,16 @@ def test_check_says_every_mistake_with_its_place(cli: CLI, home: Path) -> None:
 
 
 def test_check_goes_on_after_a_mistake(cli: CLI, home: Path) -> None:
-    mistakes = 'certificate = "none.pem"\n[profiles.x]\nissuer = "nobody"'
-    (home / "pkiserver.toml").write_text(f"[server]\n{mistakes}\n", encoding="utf-8")
+    path = home / "pkiserver.toml"
+    mistakes = 'certificate = "none.pem"\n[profiles.x]\nissuer = "nobody"\n'
+    mistakes += '[acme.a]\nprofile = "y"\n[scep.b]\nprofile = "y"\n'
+    path.write_text(f"[server]\n{mistakes}", encoding="utf-8")
     result = cli("check")
     assert result.status == 2
     lines = result.err.splitlines()
-    assert len(lines) == 2
-    assert "profiles.x" in lines[0] and "server.certificate" in lines[1]
+    assert [line.removeprefix(f"pkiserver: {path}: ").split(": ")[0] for line in lines] == [
+        "profiles.x", "server.certificate", "acme.a", "scep.b",
+    ]  # fmt: skip
 
 
 def test_check_of_a_sound_configuration(cli: CLI, monkeypatch: pytest.MonkeyPatch) -> None:
