@@ -29,7 +29,7 @@ def available() -> dict[str, Plugin]:
     for point in _entry_points():
         if point.name in plugins:
             raise configuration_error(f"plug-in {point.name!r} ({point.value}) is there twice")
-        plugins[point.name] = _checked(point.name, point.load())
+        plugins[point.name] = _checked(point.name, _imported(point))
     return plugins
 
 
@@ -60,6 +60,16 @@ def migrations(plugins: Iterable[Plugin]) -> dict[str, Path]:
 
 def _load(name: str, module: str) -> Plugin:
     return _checked(name, importlib.import_module(module).PLUGIN)
+
+
+def _imported(point: importlib.metadata.EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # anything may go wrong in what we did not write
+        raise configuration_error(
+            f"plug-in {point.name!r} ({point.value}) cannot be loaded; mend or uninstall it: "
+            f"{error!r}"
+        ) from error
 
 
 def _checked(name: str, plugin: object) -> Plugin:
