@@ -62,6 +62,18 @@ async def test_nothing_but_the_key_is_left_in_the_folder(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["ca-one.key"]
 
 
+async def test_a_key_file_is_on_disk_before_anybody_uses_the_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, then its name in the folder."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    await provider(folder).generate("issuing", "p256")
+    assert [*dict.fromkeys(synced)] == [
+        each.stat().st_ino for each in (folder / "issuing.key", folder)
+    ]
+
+
 async def test_an_identifier_that_is_taken_is_refused_and_the_key_stays(folder: Path) -> None:
     first = await provider(folder).generate("ca-one", "p256")
     with pytest.raises(PKIError) as caught:

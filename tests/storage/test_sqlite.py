@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -227,7 +227,12 @@ async def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-async def test_durability_is_what_the_port_promises(tmp_path: Path) -> None:
+async def test_durability_is_what_the_port_promises(
+    tmp_path: Path,
+    durable_connect: Callable[..., sqlite3.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "connect", durable_connect)
     database = await opened(tmp_path)
     raw = database._writer.raw
     settings = {
