@@ -1,24 +1,35 @@
 """Templates: octet for octet what the library builds, another implementation of RFC 5280."""
 
 import datetime as dt
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from asn1crypto import parser as asn1crypto_parser
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pkiserver.ca import template
 from pkiserver.ca.issuer import Issuer, describe
 from pkiserver.ca.policy import Decision
 from pkiserver.ca.profiles import Profile, compile_profiles
 from pkiserver.config import CRLSettings
+from pkiserver.config_types import KeyKind
 from pkiserver.pkix import names
 from pkiserver.pkix.algorithms import describe as kind_of
 from pkiserver.pkix.algorithms import signature_hash_for, spki_der, spki_sha256
+from pkiserver.pkix.names import to_general_name
 from tests.ca.test_lint import ca
 from tests.ca.world import NOW, settings_of, subject
+
+parser: Any = asn1crypto_parser  # without types
 
 KEYS = [
     ec.generate_private_key(ec.SECP256R1()),
@@ -137,3 +148,114 @@ def _assert_same(
         decided.not_before, decided.not_after,
     )  # fmt: skip
     return built.lint_certificate
+
+
+ISSUERS = [
+    describe("issuing", [ca(key)], "http://pki.example", lists)
+    for key, lists in (
+        (KEYS[0], CRLSettings()),
+        (KEYS[3], CRLSettings(shards=16, delta=dt.timedelta(hours=1))),
+    )
+]
+SIGNED_WITH: dict[Issuer, Any] = dict(zip(ISSUERS, (KEYS[0], KEYS[3]), strict=True))
+EVERY_KIND = compile_profiles(
+    settings_of(
+        Path("home"),
+        {
+            "rich": {**RICH, "key_kinds": [k for k in get_args(KeyKind) if k[:3] != "rsa"]},
+            "plain": {**PLAIN, "key_kinds": ["ml-dsa-65", "ed448", "p521"]},
+        },
+    )
+)
+SUBJECTS = st.lists(
+    st.sampled_from(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, "a device"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "printable", _ASN1Type.PrintableString),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Größe", _ASN1Type.BMPString),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "x" * 200),
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "DE"),
+            x509.NameAttribute(NameOID.EMAIL_ADDRESS, "a@example.com"),
+        ]
+    ).map(lambda attribute: x509.RelativeDistinguishedName([attribute])),
+    max_size=4,
+).map(x509.Name)
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_what_was_decided_is_built_as_the_library_would(data: st.DataObject) -> None:
+    """Each extension as it is and as critical as it is, and every other field octet for octet. The
+    order of the extensions, which means nothing, is our own."""
+    profile = EVERY_KIND[data.draw(st.sampled_from(["rich", "plain"]))]
+    issuer = data.draw(st.sampled_from(ISSUERS))
+    kind = data.draw(st.sampled_from(sorted(profile.key_usages)))
+    seconds = data.draw(st.integers(-631152000, 2840140800))  # 1950 to 2060
+    start = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    decided = decision(
+        template.throw_away_key(kind),
+        names=tuple(sorted(data.draw(st.sets(st.sampled_from(EVERY_NAME))))),
+        subject=data.draw(SUBJECTS),
+        must_staple=data.draw(st.booleans()),
+        not_before=start,
+        not_after=start + dt.timedelta(seconds=data.draw(st.integers(0, 10**9))),
+    )
+    serial = 1 << 144 | int.from_bytes(data.draw(st.binary(min_size=18, max_size=19)))
+    built = template.build(profile, issuer, decided, serial)
+    expected = _by_the_book(profile, issuer, decided, serial)
+    assert _fields(built.lint_certificate) == _fields(expected)
+
+
+def _by_the_book(profile: Profile, issuer: Issuer, decided: Decision, serial: int) -> bytes:
+    public = template.throw_away_key(decided.key_kind).public_key()
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    _, bits = _members(spki)
+    identifier = hashlib.sha256(parser.parse(bits)[4][1:]).digest()[:20]  # RFC 7093 section 2
+    ocsp = [issuer.ocsp] if profile.ocsp_url else []
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (issuer.authority_key_identifier, False),
+        (x509.SubjectKeyIdentifier(identifier), False),
+        (profile.key_usages[decided.key_kind], True),
+        (x509.AuthorityInformationAccess([*ocsp, issuer.ca_issuers]), False),
+    ]
+    if decided.names:
+        general = [to_general_name(name) for name in decided.names]
+        extensions.append((x509.SubjectAlternativeName(general), not decided.subject.rdns))
+    if profile.extended_key_usage:
+        extensions.append((x509.ExtendedKeyUsage(profile.extended_key_usage), False))
+    if profile.policies:
+        policies = [x509.PolicyInformation(oid, None) for oid in profile.policies]
+        extensions.append((x509.CertificatePolicies(policies), False))
+    if profile.crl_url:
+        extensions += issuer.lists.extensions(issuer.lists.scope(serial, ca=False))
+    if decided.must_staple:
+        extensions.append((x509.TLSFeature([x509.TLSFeatureType.status_request]), False))
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .subject_name(decided.subject)
+        .public_key(public)
+        .serial_number(serial)
+        .not_valid_before(decided.not_before)
+        .not_valid_after(decided.not_after)
+    )
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
+    key = SIGNED_WITH[issuer]
+    return builder.sign(key, signature_hash_for(key)).public_bytes(Encoding.DER)
+
+
+def _fields(certificate: bytes) -> tuple[list[bytes], list[bytes], bytes]:
+    """Read by a third implementation; the extensions sorted."""
+    tbs, algorithm, _ = _members(certificate)
+    *others, extensions = _members(tbs)
+    return others, sorted(_members(*_members(extensions))), algorithm
+
+
+def _members(data: bytes) -> list[bytes]:
+    found, contents = [], parser.parse(data, strict=True)[4]
+    while contents:
+        length = parser.peek(contents)
+        found.append(contents[:length])
+        contents = contents[length:]
+    return found
