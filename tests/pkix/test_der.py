@@ -1,12 +1,27 @@
 """X.690: only the distinguished encoding is read."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from asn1crypto import parser as asn1crypto_parser
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkiserver.errors import MalformedMessage
 from pkiserver.pkix import der
+
+parser: Any = asn1crypto_parser  # without types
+TREES = st.recursive(
+    st.builds(der.encode, st.sampled_from([0x02, 0x04, 0x06, 0x0C, 0x80]), st.binary(max_size=140)),
+    lambda members: st.builds(
+        lambda tag, parts: der.encode(tag, *parts),
+        st.sampled_from([der.SEQUENCE, der.SET, 0xA0, 0xA3]),
+        st.lists(members, max_size=4),
+    ),
+    max_leaves=15,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +116,39 @@ def test_random_octets_raise_only_malformed(data: bytes) -> None:
             der.decode_oid(element.contents)
     except MalformedMessage:
         pass
+
+
+@given(TREES, st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=2))
+@settings(max_examples=150)
+def test_what_is_read_has_no_other_encoding(tree: bytes, changes: list[tuple[int, int]]) -> None:
+    """And another implementation, which is not so strict, finds the same elements in it."""
+    changed = bytearray(tree)
+    for place, octet in changes:
+        changed[place % len(changed)] = octet
+    data = bytes(changed)
+    try:
+        elements = list(der.walk(data))
+    except MalformedMessage:
+        assert data != tree
+        return
+    assert _again(data) == data
+    assert [element.encoded for element in elements] == list(_read_by_another(data))
+    if len(der.children(data)) == 1:
+        assert der.read_one(data) == elements[0]
+
+
+def _again(contents: bytes) -> bytes:
+    return b"".join(
+        der.encode(each.tag, _again(each.contents) if each.constructed else each.contents)
+        for each in der.children(contents)
+    )
+
+
+def _read_by_another(contents: bytes) -> Iterator[bytes]:
+    while contents:
+        _, constructed, _, header, inner, trailer = parser.parse(contents)
+        length = len(header + inner + trailer)
+        yield contents[:length]
+        if constructed:
+            yield from _read_by_another(inner)
+        contents = contents[length:]
