@@ -94,16 +94,24 @@ def test_commands_in_documents_exist_with_their_options(words: list[str]) -> Non
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known
 
 
-_LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+_LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+
+
+def headings(page: Path) -> set[str]:
+    """The fragments that lead into a page, in the form GitHub gives them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_links_in_documents_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     broken = [
-        f"{page.relative_to(ROOT)}: {target}"
+        f"{page.relative_to(ROOT)}: {target}#{fragment}"
         for page in pages
-        for target in _LINK.findall(page.read_text(encoding="utf-8"))
-        if not (page.parent / target).exists()
+        for target, fragment in _LINK.findall(page.read_text(encoding="utf-8"))
+        if not (there := (page.parent / target if target else page)).exists()
+        or (fragment and fragment not in headings(there))
     ]
     assert not broken
 

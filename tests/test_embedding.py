@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -142,6 +143,18 @@ async def test_a_whole_order_in_another_application(home: Path, prefix: str) -> 
         crl = x509.load_der_x509_crl((await http.get(points[0].full_name[0].value)).content)
         assert crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
         assert (await http.get(f"{base}/readyz")).json() == {"status": "ready"}
+
+
+async def test_the_example_of_the_document(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(home, "/pki")
+    document = Path(__file__).parent.parent / "docs" / "embedding.md"
+    example = document.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(home.parent)
+    module: dict[str, Any] = {}
+    exec(compile(example, str(document), "exec"), module)
+    async with lifespan_of(module["app"]), client_of(module["app"]) as http:
+        assert (await http.get("https://portal.example/hello")).text == "hello"
+        assert len(await certificate_by_acme(http, "https://portal.example/pki")) == 2
 
 
 async def test_served_as_it_is(home: Path) -> None:

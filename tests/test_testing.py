@@ -22,8 +22,7 @@ SECONDS = 60
 def pytest_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A run of its own, with warnings as errors and no configuration of ours."""
     (folder / "pytest.ini").write_text(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-        "filterwarnings = error\n"
+        "[pytest]\naddopts = -p no:asyncio\nfilterwarnings = error\n"
     )
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
