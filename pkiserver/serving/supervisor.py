@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from pkiserver.clock import monotonic
 from pkiserver.errors import ErrorCode, PKIError
-from pkiserver.serving import memory
+from pkiserver.serving import descriptors, memory
 from pkiserver.serving.connection import log
 from pkiserver.serving.listeners import Listener
 from pkiserver.serving.worker import Server, quiet_loop_errors
@@ -50,6 +50,7 @@ def run(
     factory's own exception if serving cannot begin; a worker that dies later is started again.
     """
     ready = on_ready or (lambda: None)
+    descriptors.raise_limit()
     if workers == 1:
         return _run_loop(make_listeners, 0, grace, ready, lifeline=None)
     return _Parent(make_listeners, workers, grace, ready).run()
@@ -99,7 +100,7 @@ async def _serve(
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, stop.set)
     async with make_listeners(index) as listeners:
-        server = Server(listeners)
+        server = Server(descriptors.bounded(listeners))
         try:
             await server.start()
             memory.settle()

@@ -1,12 +1,14 @@
 """A server to be run as a process of its own: `python -m tests.server.supervised JSON`.
 
-Prints the port when it is ready. The JSON object may hold `workers`, `grace`, `cert`, `key` and
-`fail`, how workers fail to start: "configuration", "crash" or "exit".
+Prints the port when it is ready. The JSON object may hold `workers`, `grace`, `cert`, `key`,
+`descriptors`, the soft and the hard limit of open files, and `fail`, how workers fail to start:
+"configuration", "crash" or "exit".
 """
 
 import asyncio
 import json
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,9 +23,11 @@ from pkiserver.server import Listener, TLSFiles, bind, run
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """/pid tells the process, /die ends it, /slow answers after half a second."""
+    """/pid tells the process, /die ends it, /slow answers after half a second, /file needs one."""
     if scope["path"] == "/die":
         os._exit(3)
+    if scope["path"] == "/file":
+        Path(__file__).read_bytes()
     if scope["path"] == "/slow":
         await asyncio.sleep(0.5)
     if scope["path"] == "/hang":
@@ -34,6 +38,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def main(options: dict[str, Any]) -> int:
     logs.configure(style="console")
+    if "descriptors" in options:
+        resource.setrlimit(resource.RLIMIT_NOFILE, tuple(options["descriptors"]))
     sock = bind("127.0.0.1", 0)
     tls = None
     if "cert" in options:

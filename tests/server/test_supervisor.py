@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,23 @@ def test_backoff_grows_and_is_bounded() -> None:
     assert delays == sorted(delays)
     assert 0 < delays[0] < 1
     assert delays[-1] == LONGEST_BACKOFF
+
+
+def test_as_many_descriptors_as_the_system_allows_are_taken() -> None:
+    with supervised(workers=1, descriptors=[200, 300]) as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        assert re.search(r"Max open files +300 +300 ", limits)
+
+
+def test_connections_leave_descriptors_for_files() -> None:
+    """Although nothing ends them."""
+    with supervised(workers=1, descriptors=[100, 100]) as server, ExitStack() as held:
+        port = int(server.base.rpartition(":")[2])
+        connections = [
+            held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            for _ in range(120)
+        ]
+        with suppress(ConnectionError):
+            assert connections[-1].recv(1) == b""
+        connections[0].sendall(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connections[0].recv(15) == b"HTTP/1.1 200 OK"
