@@ -56,7 +56,11 @@ class WatchedFiles(Generic[Item]):
         return self._items
 
     async def known_large(self) -> tuple[Item, ...]:
-        """The same, read in a thread."""
+        """The same, read in a thread, one after the other. Who leaves does not end the thread, so
+        the next one waits for it: else what is older could come last."""
+        return await asyncio.shield(self._known_in_thread())
+
+    async def _known_in_thread(self) -> tuple[Item, ...]:
         async with self._reading:
             return await asyncio.to_thread(self.known)
 

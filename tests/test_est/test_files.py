@@ -1,6 +1,8 @@
 """Files that are read again when they change."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +58,30 @@ def test_what_makes_no_sense_is_not_tried_again(path: Path) -> None:
     with capture_logs() as logs:
         assert files.known() == ()
     assert logs == []
+
+
+async def test_who_leaves_while_it_is_read(path: Path) -> None:
+    """The next one waits for the thread all the same: what it reads is newer, and stays."""
+    reading, go_on = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def slow(octets: bytes) -> Sequence[bytes]:
+        seen.append(f"begin {octets!r}")
+        reading.set()
+        assert go_on.wait(10)
+        seen.append(f"end {octets!r}")
+        return octets.split()
+
+    files = WatchedFiles("key", [path], slow)
+    first = asyncio.create_task(files.known_large())
+    assert await asyncio.to_thread(reading.wait, 10)
+    first.cancel()
+    path.write_bytes(b"three")
+    second = asyncio.create_task(files.known_large())
+    await asyncio.to_thread(lambda: None)
+    go_on.set()
+    assert await second == files.known() == (b"three",)
+    assert seen == ["begin b'one'", "end b'one'", "begin b'three'", "end b'three'"]
 
 
 def _refused(path: Path) -> bytes:
