@@ -47,16 +47,17 @@ class RefusalCount:
 
 
 class _Budget:
-    """What of a rate is used, in periods of which each begins with a use after the last one."""
+    """What of a rate is used, in periods of which each begins with a use after the last one, or
+    when the clock was put back."""
 
-    __slots__ = ("_until", "used")
+    __slots__ = ("_since", "used")
 
     def __init__(self) -> None:
-        self._until = float("-inf")
+        self._since = float("-inf")
         self.used = 0
 
     def left(self, rate: Rate, now: float) -> int:
-        if now >= self._until:
-            self._until = now + rate.period.total_seconds()
+        if not 0 <= now - self._since < rate.period.total_seconds():
+            self._since = now
             self.used = 0
         return rate.count - self.used

@@ -27,7 +27,8 @@ class Failures:
         now = self._clock.now().timestamp()
         times = self._known.get(source, ())
         since = now - self._rate.period.total_seconds()
-        recent = [moment for moment in times if moment > since]
+        # What lies ahead was counted before the clock was put back.
+        recent = [moment for moment in times if since < moment <= now]
         if len(recent) >= self._rate.count:
             raise PKIError(
                 ErrorCode.RATE_LIMITED,

@@ -82,6 +82,15 @@ async def test_of_many_sources_together_there_are_so_many_rows_of_an_action(log:
     assert len(await log.rows()) == 6
 
 
+async def test_a_clock_that_was_ahead_silences_nobody_for_longer(log: Log) -> None:
+    log.clock.advance(365 * 24 * HOUR)
+    for _ in range(3):
+        await log.refuse("a")
+    log.clock.advance(-365 * 24 * HOUR)
+    await log.refuse("a")
+    assert (await log.rows())[2:] == [{"of": "a", "not recorded before": 1}]
+
+
 async def test_an_account_is_one_source_wherever_it_comes_from(log: Log) -> None:
     for number in range(4):
         await log.refuse("acme:1", f"address {number}")

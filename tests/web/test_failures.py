@@ -29,6 +29,19 @@ def test_a_source_waits_until_its_oldest_failure_is_forgotten() -> None:
     failures.check("a")
 
 
+def test_a_clock_that_was_ahead_keeps_nobody_out_for_longer() -> None:
+    clock = FixedClock(START + dt.timedelta(days=365))
+    failures = Failures(Rate(count=2, period=dt.timedelta(minutes=1)), clock, "x.limit")
+    failures.count("a")
+    failures.count("a")
+    clock.advance(dt.timedelta(days=-365))
+    failures.check("a")
+    failures.count("a")
+    failures.count("a")
+    with pytest.raises(PKIError):
+        failures.check("a")
+
+
 def test_no_limit() -> None:
     failures = Failures(None, FixedClock(START), "x.limit")
     for _ in range(100):
