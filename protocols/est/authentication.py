@@ -199,5 +199,5 @@ class Authentication:
 
 def _seconds_to_wait(reader: Reader, source: str, rate: Rate, now: int) -> int:
     period = int(rate.period.total_seconds())
-    oldest = store.crowded_since(reader, "est_failures", source, now - period, rate.count)
+    oldest = store.crowded_since(reader, "est_failures", source, now, period, rate.count)
     return 0 if oldest is None else max(1, oldest + period - now)

@@ -41,7 +41,7 @@ class Quota:
             return
         client = self._client(tx, who)
         now, period = epoch(self._clock.now()), int(rate.period.total_seconds())
-        oldest = store.crowded_since(tx, "est_issued", client.source, now - period, rate.count)
+        oldest = store.crowded_since(tx, "est_issued", client.source, now, period, rate.count)
         if oldest is not None:
             raise PKIError(
                 ErrorCode.RATE_LIMITED,

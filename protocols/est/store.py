@@ -63,14 +63,16 @@ def crowded_since(
     reader: Reader,
     table: Literal["est_failures", "est_issued"],
     source: str,
-    since: int,
+    now: int,
+    period: int,
     count: int,
 ) -> int | None:
-    """When the oldest of the `count` newest rows of a source was, if so many are newer than
-    `since`."""
+    """When the oldest of the `count` newest rows of a source was, if so many lie within a `period`,
+    seconds. What lies further ahead of `now` than that was dated by a wrong clock."""
     row = reader.one(
-        f"SELECT at FROM {table} WHERE source = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?",
-        (source, since, count - 1),
+        f"SELECT at FROM {table} WHERE source = ? AND at > ? AND at <= ? "
+        "ORDER BY at DESC LIMIT 1 OFFSET ?",
+        (source, now - period, now + period, count - 1),
     )
     return None if row is None else int(row[0])
 

@@ -1,5 +1,6 @@
 """Accounts: RFC 8555 section 7.3; checklist items 12 to 14, 41."""
 
+import datetime as dt
 from dataclasses import replace
 from typing import Any
 
@@ -232,6 +233,14 @@ async def test_accounts_per_address_are_limited(open_world: OpenWorld) -> None:
     problem(refused, 429, "rateLimited")
     assert 0 < int(refused.headers["retry-after"]) <= 3600
     assert (await first.new_account()).status_code == 200
+
+
+async def test_what_a_clock_that_was_ahead_counted_keeps_nobody_out(open_world: OpenWorld) -> None:
+    world = await open_world(default={"accounts_per_address": "2/1h"})
+    world.clock.advance(dt.timedelta(days=30))
+    await world.account(), await world.account()
+    world.clock.advance(dt.timedelta(days=-30))
+    assert (await (await world.client()).new_account()).status_code == 201
 
 
 async def test_an_ipv6_site_counts_as_one_address(open_world: OpenWorld) -> None:

@@ -59,6 +59,14 @@ async def test_a_user_waits(few: World) -> None:
     assert (await few.post("simpleenroll", make_csr(), auth=ALICE)).status_code == 200
 
 
+async def test_what_a_clock_that_was_ahead_counted_keeps_nobody_out(few: World) -> None:
+    few.clock.advance(dt.timedelta(days=30))
+    for _ in range(2):
+        assert (await few.post("simpleenroll", make_csr(), auth=ALICE)).status_code == 200
+    few.clock.advance(dt.timedelta(days=-30))
+    assert (await few.post("simpleenroll", make_csr(), auth=ALICE)).status_code == 200
+
+
 async def test_a_restart_and_other_workers_change_nothing(open_world: OpenWorld) -> None:
     first, second = await open_world(FEW), await open_world(FEW)
     await first.add_user()

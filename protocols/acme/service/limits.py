@@ -16,7 +16,7 @@ def refuse_crowd(
     if limit is None:
         return
     period = int(limit.period.total_seconds())
-    oldest = upkeep.crowded_since(reader, source, params, now - period, limit.count)
+    oldest = upkeep.crowded_since(reader, source, params, now, period, limit.count)
     if oldest is not None:
         raise Problem(
             ProblemType.RATE_LIMITED,

@@ -6,13 +6,15 @@ from pkiserver.storage import Reader, Transaction
 
 
 def crowded_since(
-    reader: Reader, sql_source: str, params: Sequence[str], since: int, count: int
+    reader: Reader, sql_source: str, params: Sequence[str], now: int, period: int, count: int
 ) -> int | None:
-    """When the oldest of the newest `count` events happened, if that many lie after `since`.
-    `sql_source` is one of the constants below."""
+    """When the oldest of the newest `count` events happened, if that many lie within a `period`,
+    seconds. What lies further ahead of `now` than that was dated by a wrong clock. `sql_source` is
+    one of the constants below."""
+    at = _TIMES[sql_source]
     row = reader.one(
-        f"{sql_source} AND {_TIMES[sql_source]} > ? ORDER BY 1 DESC LIMIT 1 OFFSET ?",
-        (*params, since, count - 1),
+        f"{sql_source} AND {at} > ? AND {at} <= ? ORDER BY 1 DESC LIMIT 1 OFFSET ?",
+        (*params, now - period, now + period, count - 1),
     )
     return None if row is None else int(row[0])
 
