@@ -114,11 +114,13 @@ def _complete(point: x509.IssuingDistributionPoint) -> frozenset[str] | None:
 
 
 def _points_of(certificate: x509.Certificate) -> frozenset[str]:
+    """Those where a list of its own issuer says everything (section 4.2.1.13)."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     except x509.ExtensionNotFound:
         return frozenset()
-    return frozenset(uri for each in found for uri in _uris(each.full_name or ()))
+    whole = (each for each in found if not (each.reasons or each.crl_issuer))
+    return frozenset(uri for each in whole for uri in _uris(each.full_name or ()))
 
 
 def _uris(names: Iterable[x509.GeneralName]) -> frozenset[str]:

@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -144,6 +145,32 @@ def test_a_list_for_those_that_point_to_it(factory: Factory) -> None:
     pointing, other = (factory.device("SN-1", crl=url).certificate for url in (URL, URL + "2"))
     assert shard.is_for(pointing, issuing)
     assert not shard.is_for(other, issuing)
+
+
+@pytest.mark.parametrize("part", ["reasons", "crl_issuer"])
+def test_a_point_for_some_reasons_or_of_another_issuer(factory: Factory, part: str) -> None:
+    """Section 6.3.3 (d): the list there does not say everything of this certificate."""
+    (shard,) = crls.parse(crl(factory.issuing, extensions=[(HERE, True)]))
+    issuing = factory.issuing
+    values: dict[str, Any] = {
+        "reasons": frozenset([x509.ReasonFlags.key_compromise]),
+        "crl_issuer": [x509.DirectoryName(factory.root.certificate.subject)],
+    }
+    limit = {"reasons": None, "crl_issuer": None, part: values[part]}
+    where = x509.DistributionPoint([x509.UniformResourceIdentifier(URL)], None, **limit)
+    now = factory.now
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(issuing.certificate.subject)
+        .public_key(issuing.key.public_key())
+        .serial_number(5)
+        .not_valid_before(now)
+        .not_valid_after(now)
+        .add_extension(x509.CRLDistributionPoints([where]), critical=False)
+        .sign(issuing.key, hashes.SHA256())
+    )
+    assert not shard.is_for(certificate, issuing.certificate)
 
 
 def test_two_lists(factory: Factory) -> None:
