@@ -61,7 +61,7 @@ class ServerSettings(Section):
     )
     https: Address = Field("127.0.0.1:8443", description="ACME and everything else, over TLS")
     http: Address = Field(
-        "127.0.0.1:8080", description="OCSP, CRL and CA certificates: plain HTTP by design"
+        "127.0.0.1:8080", description="OCSP, CRL, CA certificates and SCEP: plain HTTP by design"
     )
     mtls: OptionalAddress = Field(
         "",

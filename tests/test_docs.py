@@ -36,6 +36,17 @@ def test_every_key_has_a_description() -> None:
             assert field.description, f"{model}: {key}"
 
 
+def test_defaults_in_the_reference_are_values_that_load(tmp_path: Path) -> None:
+    text = configuration_text()
+    label = text.partition("## [est.NAME]")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \| [^|]* \| `(.+?)` \|", label, re.MULTILINE)
+    assert len(lines) > 10
+    values = "\n".join(f"{key} = {value}" for key, value in lines)
+    (tmp_path / "pkiserver.toml").write_text(f"[est.default]\n{values}\n", encoding="utf-8")
+    written = load_settings(tmp_path).section("est")["default"]
+    assert written == type(written)()
+
+
 def test_the_example_configuration_loads(tmp_path: Path) -> None:
     example = (ROOT / "config" / "pkiserver.toml").read_text(encoding="utf-8")
     (tmp_path / "pkiserver.toml").write_text(example, encoding="utf-8")
@@ -114,6 +125,17 @@ def test_links_in_documents_lead_somewhere() -> None:
         or (fragment and fragment not in headings(there))
     ]
     assert not broken
+
+
+def test_the_tree_in_architecture_is_the_one_there_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<!\S)(\w+(?:/|\.py))(?=\s)", text.split("```")[1]))
+    tops = [ROOT / "pkiserver", ROOT / "protocols"]
+    there = {f"{each.parent.name}/" for top in tops for each in top.glob("*/__init__.py")}
+    there |= {each.name for each in (ROOT / "pkiserver").glob("[a-z]*.py")}
+    besides = {"pkiserver/", "protocols/", "config/", "tests/", "interop/", "docs/"}
+    assert named - besides == there
+    assert besides <= named
 
 
 def test_every_promise_names_tests_that_exist() -> None:

@@ -96,11 +96,17 @@ def _table(title: str, model: type[BaseModel]) -> str:
     lines = [f"## {title}", "", description, "", "| key | type | default | |", "|---|---|---|---|"]
     for key, field in model.model_fields.items():
         kind = _kind(field.annotation) + _bounds(field)
-        default = "required" if field.is_required() else f"`{_value(_default(field))}`"
-        if _is_table(_section_of(field.annotation)):
-            default = ""
+        default = "required" if field.is_required() else _written_default(field)
         lines.append(f"| `{key}` | {kind} | {default} | {_cell(field.description or '')} |")
     return "\n".join(lines) + "\n"
+
+
+def _written_default(field: FieldInfo) -> str:
+    """Empty where it cannot be written as a value."""
+    section, value = _section_of(field.annotation), _default(field)
+    if _is_table(section) or (value is None and section is None):
+        return ""
+    return f"`{_value(value)}`"
 
 
 def _default(field: FieldInfo) -> Any:
