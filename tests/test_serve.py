@@ -28,9 +28,9 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.upper().startswith("
 
 @pytest.fixture(scope="session")
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With an RSA issuing CA, whose signatures are made in threads: they do not cross a fork."""
+    """With a P-384 issuing CA, whose signatures are made in threads: they do not cross a fork."""
     home = tmp_path_factory.mktemp("served") / "pki"
-    initialise(home, NewHome(root_key="p256", issuing_key="rsa-2048"))
+    initialise(home, NewHome(root_key="p256", issuing_key="p384"))
     return home
 
 

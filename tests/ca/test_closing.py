@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-import sys
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pkiserver.errors import ErrorCode, PKIError
 from pkiserver.keys import FileKeyProvider
 from tests.ca.status_support import ACTOR, NOW, PKI, ask, open_pki
 from tests.ca.world import open_world
+from tests.processes import kill_at, run_elsewhere
 
 DAY = dt.timedelta(days=1)
 BY_HAND = Rotation(activate_after=None)
@@ -275,32 +276,14 @@ async def test_every_list_that_certificates_point_to_lasts(tmp_path: Path) -> No
 
 # Crashes.
 
-CRASH = """
-import asyncio, os, pathlib, signal, sys
-from pkiserver.ca.authorities import Rotation
-from tests.ca.world import open_world
 
-folder, name, when, number = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+def rotate_and_die(home: Path, name: str, when: str, number: int) -> None:
+    async def run() -> None:
+        async with open_world(home, new=False) as world:
+            kill_at(world.database, when, number)
+            await world.authorities.rotate(name, Rotation(), actor="test:crash")
 
-async def main():
-    async with open_world(folder, new=False) as world:
-        real, count = world.database.write, 0
-
-        async def write(work):
-            nonlocal count
-            count += 1
-            if (when, count) == ("before", number):
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = await real(work)
-            if (when, count) == ("after", number):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        world.database.write = write
-        await world.authorities.rotate(name, Rotation(), actor="test:crash")
-
-asyncio.run(main())
-"""
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -315,10 +298,7 @@ async def test_invariant_1_a_rotation_that_is_killed_is_whole_or_can_be_made_aga
 ) -> None:
     async with open_world(tmp_path):
         """Made."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CRASH, str(tmp_path), name, when, str(number)
-    )
-    assert await process.wait() == -9
+    assert await run_elsewhere(rotate_and_die, tmp_path, name, when, number) == -signal.SIGKILL
     async with open_world(tmp_path, new=False) as world:
         tree = world.authorities
         await world.issuance.recover(dt.timedelta(0))
@@ -339,10 +319,8 @@ async def test_whoever_is_too_early_after_a_crash_is_told_when_to_come_back(
 ) -> None:
     async with open_world(tmp_path):
         """Made."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CRASH, str(tmp_path), "issuing", "after", "2"
-    )
-    assert await process.wait() == -9
+    died = await run_elsewhere(rotate_and_die, tmp_path, "issuing", "after", 2)
+    assert died == -signal.SIGKILL
     async with open_world(tmp_path, new=False) as world:
         minute = dt.timedelta(minutes=1)
         assert await world.issuance.recover(minute) == 0

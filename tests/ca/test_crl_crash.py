@@ -3,6 +3,7 @@ has everything, and nothing is left behind (invariant 4: numbers grow across res
 
 import asyncio
 import datetime as dt
+import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,57 +13,20 @@ import pytest
 from cryptography import x509
 
 from pkiserver.ca import crl_store as store
+from pkiserver.ca.audit import Audit
+from pkiserver.ca.authorities import Authorities
 from pkiserver.ca.crl import CRL
-from pkiserver.config import CRLSettings
+from pkiserver.ca.status import StatusService
+from pkiserver.clock import FixedClock
+from pkiserver.config import CoreSettings, CRLSettings, ServerSettings
+from pkiserver.keys import FileKeyProvider
 from pkiserver.storage import open_database
 from tests.ca.status_support import NOW, PKI, open_pki
+from tests.processes import kill_at, run_elsewhere
 
 HOUR = dt.timedelta(hours=1)
 SETTINGS = CRLSettings(delta=HOUR)
 
-KILLED = """
-import asyncio, os, pathlib, signal, sys
-from pkiserver.ca import crl_store
-from pkiserver.ca.audit import Audit
-from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.status import StatusService
-from pkiserver.clock import FixedClock
-from pkiserver.config import CoreSettings, ServerSettings
-from pkiserver.keys import FileKeyProvider
-from pkiserver.storage import open_database
-from tests.ca.status_support import NOW
-from tests.ca.test_crl_crash import PAGE, SETTINGS
-
-home, when, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-crl_store.PAGE = PAGE
-
-async def main():
-    server = ServerSettings(external_http_url="http://pki.example.com")
-    settings = CoreSettings(home=home, server=server, crl=SETTINGS)
-    database, clock = open_database(settings.storage.url, home), FixedClock(NOW)
-    keys = FileKeyProvider(home / "keys", b"a passphrase for tests")
-    authorities = Authorities(database, clock, keys, Audit(clock), settings)
-    await authorities.load()
-    status = StatusService(database, clock, authorities, keys, Audit(clock), settings)
-    real, count = database.write, 0
-
-    async def write(work):
-        nonlocal count
-        count += 1
-        if (when, count) == ("before", number):
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = await real(work)
-        if (when, count) == ("after", number):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    database.write = write
-    await status.publish_crl("issuing")
-    print(count)
-    await database.close()
-
-asyncio.run(main())
-"""
 PAGE = 256
 
 
@@ -76,14 +40,29 @@ async def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 async def publish(pki: PKI, when: str, number: int) -> int:
     """In another process, which is killed; otherwise how many transactions it took."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", KILLED, pki.home, when, str(number), stdout=asyncio.subprocess.PIPE
-    )
-    said, _ = await process.communicate()
-    if process.returncode == 0:
-        return int(said)
-    assert process.returncode == -9
-    return 0
+    status = await run_elsewhere(publish_and_die, pki.home, when, number)
+    assert status == -signal.SIGKILL or when == "never"
+    return max(status, 0)
+
+
+def publish_and_die(home: Path, when: str, number: int) -> None:
+    """Its exit status is how many transactions it took."""
+    store.PAGE = PAGE
+
+    async def run() -> int:
+        server = ServerSettings(external_http_url="http://pki.example.com")
+        settings = CoreSettings(home=home, server=server, crl=SETTINGS)
+        database, clock = open_database(settings.storage.url, home), FixedClock(NOW)
+        keys = FileKeyProvider(home / "keys", b"a passphrase for tests")
+        authorities = Authorities(database, clock, keys, Audit(clock), settings)
+        await authorities.load()
+        status = StatusService(database, clock, authorities, keys, Audit(clock), settings)
+        count = kill_at(database, when, number)
+        await status.publish_crl("issuing")
+        await database.close()
+        return count()
+
+    sys.exit(asyncio.run(run()))
 
 
 async def newest(pki: PKI) -> tuple[CRL, CRL]:

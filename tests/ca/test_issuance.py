@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import datetime as dt
-import sys
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pkiserver.pkix.cert import serial_bytes, serial_hex
 from pkiserver.pkix.names import dns_name, ip_address
 from pkiserver.storage import Transaction
 from tests.ca.world import ALICE, NOW, World, csr_for, open_world, request
+from tests.processes import run_elsewhere
 
 WWW = dns_name("www.example.com")
 NO_TIME = dt.timedelta(0)
@@ -336,23 +337,17 @@ async def test_an_issuance_that_is_cancelled_is_finished_too(world: World) -> No
     assert {row[1] for row in await certificates(world)} <= {"issued"}
 
 
-CRASH = """
-import asyncio, os, pathlib, sys
-from pkiserver.pkix.names import dns_name
-from tests.ca.world import open_world, request
+def issue_and_die(home: Path) -> None:
+    async def run() -> None:
+        async with open_world(home) as world:
+            prepared = await world.issuance.prepare(request(dns_name("www.example.com")))
+            await world.issuance.issue(prepared, on_issued=lambda tx: os._exit(9))
 
-async def main():
-    async with open_world(pathlib.Path(sys.argv[1])) as world:
-        prepared = await world.issuance.prepare(request(dns_name("www.example.com")))
-        await world.issuance.issue(prepared, on_issued=lambda tx: os._exit(9))
-
-asyncio.run(main())
-"""
+    asyncio.run(run())
 
 
 async def test_invariant_1_a_process_that_dies_while_it_stores(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, str(tmp_path))
-    assert await process.wait() == 9
+    assert await run_elsewhere(issue_and_die, tmp_path) == 9
     async with open_world(tmp_path, new=False) as world:
         assert [row[1:] for row in await certificates(world)] == [("signing", None)]
         assert await world.issuance.recover(NO_TIME) == 1

@@ -2,17 +2,24 @@
 
 import asyncio
 import datetime as dt
-import sys
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pkiserver.ca import key_drafts
+from pkiserver.ca.audit import Audit
+from pkiserver.ca.authorities import Authorities
+from pkiserver.clock import FixedClock
+from pkiserver.config import CoreSettings
 from pkiserver.config_types import KeyKind
 from pkiserver.errors import PKIError
-from pkiserver.keys import PrivateKey
-from tests.ca.authority_support import DAY, World, open_world
+from pkiserver.keys import FileKeyProvider, PrivateKey
+from pkiserver.storage import open_database
+from tests.ca.authority_support import DAY, NOW, World, open_world, wish
+from tests.processes import die, run_elsewhere
 
 
 @pytest.fixture
@@ -29,47 +36,35 @@ async def forget(world: World) -> int:
     return await key_drafts.forget_left(world.database, world.keys, world.clock.now())
 
 
-CRASH = """
-import asyncio, os, pathlib, signal, sys
-from pkiserver.ca.authorities import Authorities
-from pkiserver.ca.audit import Audit
-from pkiserver.clock import FixedClock
-from pkiserver.config import CoreSettings
-from pkiserver.keys import FileKeyProvider
-from pkiserver.storage import open_database
-from tests.ca.authority_support import NOW, wish
+def create_and_die(home: Path, method: str, number: int) -> None:
+    """After the n-th transaction, or the n-th key."""
 
-home, number, method = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    async def run() -> None:
+        settings = CoreSettings(home=home)
+        database, clock = open_database(settings.storage.url, home), FixedClock(NOW)
+        keys = FileKeyProvider(home / "keys", b"passphrase")
+        authorities = Authorities(database, clock, keys, Audit(clock), settings)
+        await authorities.load()
+        target: Any = keys if method == "generate" else database
+        real, count = getattr(target, method), 0
 
-async def main():
-    settings = CoreSettings(home=home)
-    database, clock = open_database(settings.storage.url, home), FixedClock(NOW)
-    keys = FileKeyProvider(home / "keys", b"passphrase")
-    authorities = Authorities(database, clock, keys, Audit(clock), settings)
-    await authorities.load()
-    target, count = (keys, 0) if method == "generate" else (database, 0)
-    real = getattr(target, method)
+        async def stand_in(*words: object) -> object:
+            nonlocal count
+            count += 1
+            result = await real(*words)
+            if count == number:
+                die()
+            return result
 
-    async def stand_in(*words):
-        nonlocal count
-        count += 1
-        result = await real(*words)
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        setattr(target, method, stand_in)
+        await authorities.create("issuing", "root", wish("Issuing", 10), "p256", actor="test:crash")
 
-    setattr(target, method, stand_in)
-    await authorities.create("issuing", "root", wish("Issuing", 10), "p256", actor="test:crash")
-
-asyncio.run(main())
-"""
+    asyncio.run(run())
 
 
 async def killed(world: World, method: str, number: int) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CRASH, world.home, str(number), method
-    )
-    assert await process.wait() == -9
+    died = await run_elsewhere(create_and_die, world.home, method, number)
+    assert died == -signal.SIGKILL
     await world.authorities.refresh_if_changed()
 
 

@@ -3,8 +3,6 @@ home finds is settled, and nobody gets a certificate that Intune does not know o
 
 import asyncio
 import datetime as dt
-import multiprocessing
-import os
 import signal
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pkiserver.ca import audit
 from pkiserver.ca.issuance import Issued
 from protocols.scep.challenge import ChallengeRequest
 from protocols.scep.intune import IntuneValidator
+from tests.processes import die, run_elsewhere
 from tests.test_scep_challenges.intune_fake import FakeMicrosoft
 from tests.test_scep_challenges.intune_world import IntuneSection, device_csr, section
 from tests.test_scep_challenges.world import open_world
@@ -21,8 +20,8 @@ from tests.test_scep_challenges.world import open_world
 BEFORE, AFTER = "before Intune hears of it", "after Intune has agreed"
 
 
-async def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+async def killed() -> None:
+    die()
 
 
 class Dying(IntuneValidator):
@@ -32,7 +31,7 @@ class Dying(IntuneValidator):
         await self._client.notify_success(
             request.transaction_id, request.csr_der, issued.certificate, issued.record.issuer
         )
-        await die()
+        die()
 
 
 def enrol_and_die(template: Path, home: Path, moment: str) -> None:
@@ -42,7 +41,7 @@ def enrol_and_die(template: Path, home: Path, moment: str) -> None:
         async with open_world(template, home) as world:
             intune = section(world)
             if moment == BEFORE:
-                intune.fake.before["successNotification"] = die
+                intune.fake.before["successNotification"] = killed
             else:
                 intune = IntuneSection(world, intune.fake, make=Dying)
             await intune.enrol(device_csr())
@@ -55,12 +54,8 @@ async def test_a_killed_process_leaves_no_certificate_that_is_good(
     challenge_template: Path, tmp_path: Path, moment: str
 ) -> None:
     home = tmp_path / "home"
-    child = multiprocessing.get_context("spawn").Process(
-        target=enrol_and_die, args=(challenge_template, home, moment)
-    )
-    child.start()
-    await asyncio.to_thread(child.join, 30)
-    assert child.exitcode == -signal.SIGKILL
+    died = await run_elsewhere(enrol_and_die, challenge_template, home, moment)
+    assert died == -signal.SIGKILL
     async with open_world(challenge_template, home) as world:
         await world.services.issuance.recover(dt.timedelta(0))
         intune = IntuneSection(world, FakeMicrosoft(world.clock.now))
