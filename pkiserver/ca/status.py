@@ -40,11 +40,9 @@ _log = structlog.get_logger("pkiserver.status")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The services of one authority, for people: the newest list of everything, whether a newer one
-    is due, all lists, until when there is a responder, and what is the matter with the next."""
+    """The services of one authority, for people: its lists, that of everything first, until when
+    there is a responder, and what is the matter with the next."""
 
-    crl: Published | None
-    crl_due: bool
     lists: tuple[ListStanding, ...]
     responder_until: dt.datetime | None
     responder_problem: str | None
@@ -148,8 +146,6 @@ class StatusService:
             lambda reader: self._responders.find(reader, found.name, now)
         )
         return Standing(
-            lists[0].newest,
-            lists[0].due,
             tuple(lists),
             None if row is None else from_epoch(row[3]),
             self._responders.problem(found, row, now),

@@ -93,11 +93,11 @@ async def test_revocation_by_another_process_is_published(pki: PKI) -> None:
     await pki.status.maintain()
     issued = await pki.issue()
     await pki.revoke(issued)
-    standing = await pki.status.standing("issuing")
-    assert standing.crl is not None and standing.crl.entries == 0 and standing.crl_due
+    whole = (await pki.status.standing("issuing")).lists[0]
+    assert whole.newest is not None and whole.newest.entries == 0 and whole.due
     await pki.status.maintain()
     assert serials(await pki.status.crl("issuing")) == [issued.record.serial]
-    assert not (await pki.status.standing("issuing")).crl_due
+    assert not (await pki.status.standing("issuing")).lists[0].due
 
 
 async def test_who_fetches_after_a_revocation_by_another_process_sees_it(pki: PKI) -> None:
@@ -300,7 +300,7 @@ async def test_prepare_offline(pki: PKI) -> None:
     pki.clock.advance(100 * DAY)
     await pki.status.maintain()
     standing = await pki.status.standing("root")
-    assert standing.crl == long and not standing.crl_due
+    assert standing.lists[0].newest == long and not standing.lists[0].due
     assert standing.responder_until == NOW + 180 * DAY
 
 

@@ -55,11 +55,6 @@ def test_start(challenge_type: ChallengeType) -> None:
     assert next(start_validation(challenge_type, CONTEXT))
 
 
-def test_item_31_only_dns_persist_has_no_token() -> None:
-    without = {name for name, validator in VALIDATORS.items() if not validator.has_token}
-    assert without == {ChallengeType.DNS_PERSIST_01}
-
-
 @pytest.mark.parametrize(
     "change",
     [

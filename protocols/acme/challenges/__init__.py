@@ -42,7 +42,6 @@ class Validator:
     start: Callable[[ChallengeContext], Validation]
     identifier_types: frozenset[IdentifierType]
     wildcard: bool
-    has_token: bool = True
 
     def can_prove(self, identifier_type: IdentifierType, *, wildcard: bool) -> bool:
         return identifier_type in self.identifier_types and (self.wildcard or not wildcard)
@@ -59,9 +58,7 @@ VALIDATORS: Mapping[ChallengeType, Validator] = MappingProxyType(
         ChallengeType.DNS_01: Validator(dns01, _DNS, wildcard=True),
         ChallengeType.TLS_ALPN_01: Validator(tls_alpn01, _DNS_AND_IP, wildcard=False),
         ChallengeType.DNS_ACCOUNT_01: Validator(dns_account01, _DNS, wildcard=True),
-        ChallengeType.DNS_PERSIST_01: Validator(
-            dns_persist01, _DNS, wildcard=True, has_token=False
-        ),
+        ChallengeType.DNS_PERSIST_01: Validator(dns_persist01, _DNS, wildcard=True),
     }
 )
 
