@@ -9,7 +9,9 @@ import pytest
 from cryptography import x509
 
 from interop import acme_sh
+from pkiserver.ca import refusals
 from pkiserver.clock import rfc3339
+from pkiserver.config_types import Rate
 from protocols.acme.challenges import FailureKind
 from protocols.acme.challenges.model import FetchHTTP, HTTPAnswer, ProbeALPN
 from protocols.acme.service.validation import Validation
@@ -124,6 +126,17 @@ async def test_failure(world: World, client: ACMEClient) -> None:
     assert ended["error"]["type"] == "urn:ietf:params:acme:error:unauthorized"
     ((_, _, outcome, _),) = await world.audit("acme.challenge.invalid")
     assert outcome == "refused"
+
+
+async def test_an_account_that_fails_all_the_time_does_not_fill_the_audit_log(
+    world: World, client: ACMEClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "PER_SOURCE", Rate(count=2, period=dt.timedelta(hours=1)))
+    for number in range(3):
+        _, challenges = await pending(client, f"no{number}.example.org")
+        answer = await client.post(challenges["http-01"]["url"], {})
+        assert answer.json()["status"] == "invalid"
+    assert len(await world.audit("acme.challenge.invalid")) == 2
 
 
 async def test_wrong_content_is_final(world: World, client: ACMEClient) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from pkiserver.ca.audit import JSON
 from pkiserver.clock import epoch
 from pkiserver.storage import Reader, Transaction
 from protocols.acme.challenges import (
@@ -214,15 +215,18 @@ class Validation:
         self, challenge: Challenge, authorization: Authorization, failure: ValidationFailed
     ) -> None:
         now = self._directory.now()
+        actor = f"acme:{authorization.account}"
+        append = self._services.audit.refusal(
+            actor=actor, action="acme.challenge.invalid", object=authorization.id,
+            detail={**_named(challenge, authorization), "cause": failure.detail}, sources=(actor,),
+        )  # fmt: skip
 
         def work(tx: Transaction) -> None:
             store.begin_challenge(tx, challenge.id, now)
             if store.challenge_failed(tx, challenge, _problem(failure).to_json()):
                 upkeep.record_failure(tx, authorization.account, authorization.value, now)
-                self._audit(
-                    tx, challenge, authorization, "acme.challenge.invalid",
-                    outcome="refused", cause=failure.detail,
-                )  # fmt: skip
+                if append is not None:
+                    append(tx)
 
         await self._services.database.write(work)
 
@@ -277,14 +281,17 @@ class Validation:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _audit(
-        self, tx: Transaction, challenge: Challenge, authorization: Authorization, action: str, *,
-        outcome: str = "done", **detail: Any,
+        self, tx: Transaction, challenge: Challenge, authorization: Authorization, action: str,
+        **detail: Any,
     ) -> None:  # fmt: skip
-        named = {"type": challenge.type, "identifier": authorization.value}
         self._services.audit.append(
             tx, actor=f"acme:{authorization.account}", action=action, object=authorization.id,
-            outcome=outcome, detail={**named, **detail},
+            detail={**_named(challenge, authorization), **detail},
         )  # fmt: skip
+
+
+def _named(challenge: Challenge, authorization: Authorization) -> dict[str, JSON]:
+    return {"type": challenge.type, "identifier": authorization.value}
 
 
 async def _passing_failure(attempt: asyncio.Task[Proof]) -> ValidationFailed | None:
