@@ -17,10 +17,17 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from pkiserver.cli.main import main
 from pkiserver.clock import monotonic
 from pkiserver.server_certificate import ServerCertificate
+from pkiserver.serving import worker
 from pkiserver.testing import PKI, Issued
 from tests.cli.conftest import logs_as_they_were
 
 __all__ = ["logs_as_they_were"]
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener looks at the file of its certificate often."""
+    monkeypatch.setattr(worker, "TLS_LOOK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -106,15 +113,16 @@ def status_and_issuer_are_where_the_certificate_says(pki: PKI, issued: Issued) -
 
 @pytest.mark.usefixtures("logs_as_they_were")
 def test_a_server_with_the_new_certificate_is_trusted_by_whoever_has_the_old_root(
-    own_pki: PKI,
+    quick_look: None, own_pki: PKI
 ) -> None:
     """Its chain carries NewWithOld."""
     run(own_pki, "rotate", "root")
     run(own_pki, "activate", "root")
     run(own_pki, "rotate", "issuing")
     assert own_pki.issue("next.test").issuer == "issuing-2"
-    worker = own_pki._worker
-    worker.wait_for(lambda runtime: ServerCertificate(runtime.services, runtime.keys).ensure())
+    own_pki._worker.wait_for(
+        lambda runtime: ServerCertificate(runtime.services, runtime.keys).ensure()
+    )
     new, old = x509.load_pem_x509_certificates(Path(own_pki.root_pem).read_bytes())
     pem = (own_pki.home / "keys" / "server.pem").read_bytes()
     leaf, *rest = x509.load_pem_x509_certificates(pem)

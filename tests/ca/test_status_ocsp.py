@@ -3,7 +3,6 @@
 import asyncio
 import datetime as dt
 import hashlib
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from tests.ca.status_support import (
     tool,
     wish,
 )
+from tests.pkilint import pkilint
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
@@ -516,8 +516,8 @@ async def test_every_kind_of_authority_has_a_responder_of_its_kind(
         assert made == ("rsa-3072" if kind == "rsa-4096" else kind)
         file = tmp_path / "response.der"
         file.write_bytes(answer.der)
-        shown = tool(_script("lint_ocsp_response"), "lint", "-s", "WARNING", file)
-        assert shown.returncode == 0, shown.stdout
+        status, findings = pkilint("lint_ocsp_response", file)
+        assert status == 0, findings
 
 
 async def test_a_key_that_a_crash_left_without_a_certificate_is_removed(pki: PKI) -> None:
@@ -743,8 +743,8 @@ async def test_pkilint_finds_nothing_in_the_response(pki: PKI, tmp_path: Path) -
     answer = await pki.status.ocsp("issuing", ask(issued.certificate, pki.certificate()))
     file = tmp_path / "response.der"
     file.write_bytes(answer.der)
-    shown = tool(_script("lint_ocsp_response"), "lint", "-s", "WARNING", file)
-    assert shown.returncode == 0, shown.stdout
+    status, findings = pkilint("lint_ocsp_response", file)
+    assert status == 0, findings
 
 
 async def test_pkilint_finds_nothing_in_the_responder_certificate(pki: PKI, tmp_path: Path) -> None:
@@ -752,10 +752,5 @@ async def test_pkilint_finds_nothing_in_the_responder_certificate(pki: PKI, tmp_
     answer = await pki.status.ocsp("issuing", ask(issued.certificate, pki.certificate()))
     file = tmp_path / "responder.pem"
     file.write_bytes(responder_of(load(answer.der)).public_bytes(Encoding.PEM))
-    shown = tool(_script("lint_cabf_serverauth_cert"), "lint", "-t", "OCSP-RESPONDER",
-                 "-s", "WARNING", file)  # fmt: skip
-    assert shown.returncode == 0, shown.stdout
-
-
-def _script(name: str) -> Path:
-    return Path(sys.executable).with_name(name)
+    status, findings = pkilint("lint_cabf_serverauth_cert", file, "-t", "OCSP-RESPONDER")
+    assert status == 0, findings
