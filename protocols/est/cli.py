@@ -111,7 +111,7 @@ def list_(
     rows = [
         (user.name, user.label, _shown(user), moment(from_epoch(user.created))) for user in found
     ]
-    print_table(["name", "label", "names", "created"], rows)
+    print_table(["NAME", "LABEL", "NAMES", "CREATED"], rows)
 
 
 def _shown(user: User) -> str:

@@ -14,7 +14,9 @@ def test_users(cli: CLI) -> None:
     assert len(password) == 29
     (listed,) = cli("est", "user", "list", "--json").json
     assert listed["names"] == {"cn": ["dev*"], "dns": ["*.example.org"]}
-    assert password not in cli("est", "user", "list").out
+    shown = cli("est", "user", "list").out
+    assert password not in shown
+    assert shown.split("\n")[0].split() == ["NAME", "LABEL", "NAMES", "CREATED"]
     twice = cli("est", "user", "add", "alice")
     assert twice.status == 2 and "already" in twice.err
     assert cli("est", "user", "remove", "alice").status == 0
