@@ -10,10 +10,12 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
+from cryptography.utils import CryptographyDeprecationWarning
 from structlog.typing import EventDict, Processor
 
 from pkiserver.clock import from_epoch, unix_time
@@ -55,6 +57,8 @@ def configure(
     root = logging.getLogger()
     root.handlers = [_Forward(processors, output)]
     root.setLevel(max(number, logging.WARNING))
+    # Of certificates that strangers send; anybody could fill the log with it.
+    warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 
 
 def configure_if_nobody_did() -> None:

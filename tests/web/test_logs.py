@@ -1,5 +1,6 @@
 """Structured logs: one line per event, no secrets, no control characters."""
 
+import datetime as dt
 import io
 import json
 import logging
@@ -8,6 +9,11 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtensionOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +34,22 @@ def configured(style: Any = "json", level: str = "info") -> io.StringIO:
     stream = io.StringIO()
     logs.configure(style=style, level=level, stream=stream, cache=False)
     return stream
+
+
+def test_strangers_certificates_write_no_warnings() -> None:
+    """A negative authorityCertSerialNumber, of which the library warns on stderr."""
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    name, key = x509.Name([]), ed25519.Ed25519PrivateKey.generate()
+    identifier = x509.UnrecognizedExtension(
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER, bytes.fromhex("3008 a103 820178 8201ff")
+    )
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now)
+    certificate = builder.add_extension(identifier, critical=False).sign(key, None)
+    der = certificate.public_bytes(Encoding.DER)
+    with pytest.warns(CryptographyDeprecationWarning):
+        len(x509.load_der_x509_certificate(der).extensions)
+    configured()
+    len(x509.load_der_x509_certificate(der).extensions)
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
