@@ -9,6 +9,7 @@ worker whose parent is gone stops by itself: it sees the end of a pipe only the 
 """
 
 import asyncio
+import faulthandler
 import json
 import os
 import selectors
@@ -108,7 +109,22 @@ async def _serve(
             ready()
             await stop.wait()
         finally:
+            if lifeline is not None:
+                _tell_if_late(grace + KILL_MARGIN - 1)
             await server.stop(grace)
+
+
+def _tell_if_late(seconds: float) -> None:
+    """What a worker is doing that does not stop in time, before it is killed: its tasks if its loop
+    still runs, and where its threads are if not."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(seconds, _tell_tasks, loop)
+    faulthandler.dump_traceback_later(seconds + 0.5)
+
+
+def _tell_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    left = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks(loop)]
+    log.error("the worker does not stop", waits_for=left)
 
 
 def _stop_on_signals(stop: asyncio.Event, *, ignore_interrupt: bool) -> None:

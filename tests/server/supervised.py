@@ -1,8 +1,9 @@
 """A server to be run as a process of its own: `python -m tests.server.supervised JSON`.
 
 Prints the port when it is ready. The JSON object may hold `workers`, `grace`, `cert`, `key`,
-`descriptors`, the soft and the hard limit of open files, and `fail`, how workers fail to start:
-"configuration", "crash" or "exit".
+`descriptors`, the soft and the hard limit of open files, `fail`, how workers fail to start:
+"configuration", "crash" or "exit", `late`, that they do not stop, and `margin`, when they are
+killed.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from pkiserver import logs
 from pkiserver.errors import PKIError, configuration_error
 from pkiserver.server import Listener, TLSFiles, bind, run
+from pkiserver.serving import supervisor
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,6 +40,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def main(options: dict[str, Any]) -> int:
     logs.configure(style="console")
+    supervisor.KILL_MARGIN = options.get("margin", supervisor.KILL_MARGIN)
     if "descriptors" in options:
         resource.setrlimit(resource.RLIMIT_NOFILE, tuple(options["descriptors"]))
     sock = bind("127.0.0.1", 0)
@@ -55,6 +58,8 @@ def main(options: dict[str, Any]) -> int:
         if fail == "exit":
             os._exit(7)
         yield [Listener(sock, app, tls)]
+        if options.get("late"):
+            await asyncio.Event().wait()
         print(f"left {worker_index}", flush=True)
 
     def on_ready() -> None:

@@ -126,6 +126,19 @@ def _connections(server: Running) -> int:
     return sum(1 for line in lines if port in line.split(": ", 1)[1][:22] and " 01 " in line)
 
 
+def test_a_worker_that_does_not_stop_tells_what_it_does_and_is_killed() -> None:
+    process = start(workers=2, grace=0.1, margin=1.6, late=True)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.terminate()
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert log.count("the worker does not stop") == 2
+    assert "_serve" in log
+    assert log.count("most recent call first") >= 2
+    assert "workers did not stop in time and are killed" in log
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_hanging_request_does_not_keep_the_server_up(workers: int) -> None:
     with supervised(workers=workers, grace=0.2) as server:
