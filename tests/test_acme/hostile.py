@@ -131,7 +131,7 @@ def prey(directory: Path) -> Iterator[Prey]:
         _wait(process)
         yield Prey(home, port, process, log)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(START_SECONDS) == 0
+        assert process.wait(START_SECONDS) == 0, log.read_text()[-4000:]
     finally:
         process.kill()
         process.communicate()
