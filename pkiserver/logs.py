@@ -5,6 +5,7 @@ are replaced, bytes and unknown objects are shown by type only, and tracebacks c
 variables, so that a careless call does not put a key into the log.
 """
 
+import asyncio
 import functools
 import json
 import logging
@@ -47,7 +48,7 @@ def configure(
     number = logging.getLevelNamesMapping()[level.upper()]
     output = stream or sys.stderr
     processors = _processors(style)
-    _Requests.stream = output if style == "json" and number <= logging.INFO else None
+    _request_lines.stream = output if style == "json" and number <= logging.INFO else None
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -71,29 +72,49 @@ def configure_if_nobody_did() -> None:
 _access: structlog.typing.FilteringBoundLogger = structlog.get_logger("pkiserver.access")
 
 
-class _Requests:
-    """Where lines about requests go; None: the long way, by structlog."""
+class _RequestLines:
+    """Lines about requests, those of one turn of the event loop written together: a system call for
+    each would cost more than many an answer. `stream` None: they go the long way, by structlog."""
 
-    stream: TextIO | None = None
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
+        self._lines: list[str] = []
+        self._writer: asyncio.AbstractEventLoop | None = None
+
+    def add(self, line: str) -> None:
+        self._lines.append(line)
+        loop = asyncio.get_running_loop()
+        if self._writer is not loop:
+            self._writer = loop
+            loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._writer = None
+        text = "".join(self._lines)
+        self._lines.clear()
+        if self.stream is not None:
+            self.stream.write(text)
+            self.stream.flush()
+
+
+_request_lines = _RequestLines()
 
 
 def log_request(
     *, method: str, path: str, status: int, ms: float, client: str | None, request_id: str
 ) -> None:
     """One line about a request, at level info, the same that a logger of ours would write. In JSON
-    it takes a shorter way, since that costs more than many an answer."""
-    stream = _Requests.stream
-    if stream is None:
+    it takes a shorter way. To be called in the event loop."""
+    if _request_lines.stream is None:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             _access.info("request", method=method, path=path, status=status, ms=ms, client=client)
         return
-    stream.write(
+    _request_lines.add(
         f'{{"method": {_quote(method)}, "path": {_quote(path)}, "status": {status}, "ms": {ms}, '
         f'"client": {"null" if client is None else _quote(client)}, "event": "request", '
         f'"request_id": {_quote(request_id)}, "logger": "pkiserver.access", "level": "info", '
         f'"timestamp": "{_timestamp()}"}}\n'
     )
-    stream.flush()
 
 
 def _timestamp() -> str:

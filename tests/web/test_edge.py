@@ -1,5 +1,6 @@
 """The edge middleware: request ids, access log, refusals, last resort. And the hot paths."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -21,9 +22,15 @@ from pkiserver.web.problems import HTTPProblem
 
 @pytest.fixture
 def log_lines() -> Iterator[Any]:
+    """What the log has after a turn of the event loop."""
     stream = io.StringIO()
     logs.configure(stream=stream, cache=False)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    async def lines() -> list[Any]:
+        await asyncio.sleep(0)
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    yield lines
     structlog.reset_defaults()
 
 
@@ -44,7 +51,7 @@ async def test_id_and_address_reach_application_log_and_client(log_lines: Any) -
         answer = await http.get("/p")
     assert answer.text == "ab" * 8 + " 192.0.2.7"
     assert answer.headers["x-request-id"] == "ab" * 8
-    inside, request = log_lines()
+    inside, request = await log_lines()
     assert inside["request_id"] == request["request_id"] == "ab" * 8
     assert request["logger"] == "pkiserver.access"
     assert {key: request[key] for key in ("method", "path", "status", "client")} == {
@@ -97,7 +104,7 @@ async def test_an_unexpected_error_is_logged_with_its_cause_and_not_shown(log_li
         answer = await http.get("/x")
     assert answer.status_code == answer.json()["status"] == 500
     assert "/etc/private" not in answer.text
-    error, request = log_lines()
+    error, request = await log_lines()
     assert "ValueError: /etc/private" in error["exception"]
     assert error["request_id"] == answer.headers["x-request-id"]
     assert request["status"] == 500

@@ -1,5 +1,6 @@
 """Structured logs: one line per event, no secrets, no control characters."""
 
+import asyncio
 import datetime as dt
 import io
 import json
@@ -90,6 +91,29 @@ def test_tracebacks_show_no_local_variables() -> None:
     assert "s3cret0" not in stream.getvalue()
 
 
+async def log_requests(*, count: int = 1, **about: Any) -> None:
+    for _ in range(count):
+        logs.log_request(**about, request_id="abcdef12")
+    await asyncio.sleep(0)
+
+
+class Writes(io.StringIO):
+    """Counts what would be system calls."""
+
+    count = 0
+
+    def flush(self) -> None:
+        self.count += 1
+
+
+def test_request_lines_of_one_turn_are_written_together() -> None:
+    stream = Writes()
+    logs.configure(stream=stream, cache=False)
+    asyncio.run(log_requests(count=3, method="GET", path="/", status=200, ms=0.25, client=None))
+    assert len(stream.getvalue().splitlines()) == 3
+    assert stream.count == 1
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -131,8 +155,14 @@ def test_level_is_respected() -> None:
 def test_the_short_way_of_request_lines_is_the_long_one(path: str, client: str | None) -> None:
     """The same line to the letter, but for the time."""
     stream = configured()
-    about = {"method": "GET", "path": path, "status": 200, "ms": 0.25, "client": client}
-    logs.log_request(**about, request_id="abcdef12")  # type: ignore[arg-type]
+    about: dict[str, Any] = {
+        "method": "GET",
+        "path": path,
+        "status": 200,
+        "ms": 0.25,
+        "client": client,
+    }
+    asyncio.run(log_requests(**about))
     with structlog.contextvars.bound_contextvars(request_id="abcdef12"):
         structlog.get_logger("pkiserver.access").info("request", **about)
     short, long = (line.partition('"timestamp"') for line in stream.getvalue().splitlines())
@@ -143,8 +173,6 @@ def test_the_short_way_of_request_lines_is_the_long_one(path: str, client: str |
 @pytest.mark.parametrize("style,level,lines", [("console", "info", 1), ("json", "warning", 0)])
 def test_request_lines_respect_style_and_level(style: str, level: str, lines: int) -> None:
     stream = configured(style, level)
-    logs.log_request(
-        method="GET", path="/x y", status=404, ms=1.0, client=None, request_id="abcdef12"
-    )
+    asyncio.run(log_requests(method="GET", path="/x y", status=404, ms=1.0, client=None))
     assert len(stream.getvalue().splitlines()) == lines
     assert not stream.getvalue().startswith("{")
